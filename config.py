@@ -1,0 +1,522 @@
+"""Every flag, its check, its default, and the name of a run. Standard library only: `--help` is instant."""
+
+import argparse
+import difflib
+import math
+import re
+import shlex
+import sys
+from collections.abc import Callable, Collection
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+OBJECTIVE = "L = (1 - alpha) * CE(student, label) + alpha * T^2 * KL(teacher/T || student/T)"
+
+EXAMPLES = {
+    "train.py": f"""\
+examples:
+  python train.py --tto True                 the teacher
+  python train.py                            the student alone
+  python train.py --kd True --temp 5         the student, taught by the teacher
+  python train.py --all --temp 5 20          all of them, then the table
+  python train.py --all --dataset shapes     the same in minutes, with nothing to download
+  python train.py --all --dataset folder --data-dir my_images --image-size 64
+
+objective with --kd:
+  {OBJECTIVE}
+""",
+    "test.py": """\
+examples:
+  python test.py --tto True                  the teacher
+  python test.py                             the student alone
+  python test.py --kd True --temp 5          the student, taught by the teacher
+  python test.py --checkpoint results/cifar10/student-cnn/seed0/best.pt
+""",
+}
+
+
+# --- recipes: how a dataset and a role train unless a flag says otherwise ---------------------------
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained. The student has the same recipe with and without a teacher."""
+
+    epochs: int = 40
+    batch_size: int = 128
+    lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    warmup: float = 0.2
+    schedule: str = "linear"
+    label_smoothing: float = 0.0
+    ema: float = 0.0
+    cutout: int = 0
+
+
+@dataclass(frozen=True)
+class DatasetDefaults:
+    """The networks of a dataset and their recipes."""
+
+    teacher: str = "vgg19_bn"
+    student: str = "cnn"
+    teacher_recipe: Recipe = Recipe(lr=0.03)  # a VGG has no shortcuts: with 0.1 it starts slowly or not at all
+    student_recipe: Recipe = Recipe()
+
+
+DEFAULTS = {
+    # Small enough for two CPU cores: all four rows in minutes.
+    "shapes": DatasetDefaults("cnn", "cnn_tiny", Recipe(20, batch_size=64), Recipe(12, batch_size=64)),
+}
+RECIPE_FLAGS = tuple(field.name for field in fields(Recipe))
+
+
+def defaults_for(dataset: str) -> DatasetDefaults:
+    return DEFAULTS.get(dataset, DatasetDefaults())
+
+
+# --- one command line, resolved ---------------------------------------------------------------------
+
+# What a command for another role of the same experiment has to repeat.
+PLACE_FLAGS = ("dataset", "data_dir", "image_size", "limit", "val_size", "teacher", "student", "seed")
+PLACE_FLAGS += ("device", "precision", "results_dir")
+
+
+@dataclass(frozen=True)
+class Config:
+    """One command line with every default filled in; `runs()` gives a Config for each network to train."""
+
+    role: str  # "teacher", "student", "kd" or "all"
+    dataset: str
+    data_dir: str
+    image_size: int
+    limit: int | None
+    val_size: int | None
+    teacher: str
+    student: str
+    teacher_checkpoint: str | None
+    temps: tuple[float, ...]
+    alpha: float
+    epochs: int
+    batch_size: int
+    lr: float
+    momentum: float
+    weight_decay: float
+    warmup: float
+    schedule: str
+    label_smoothing: float
+    ema: float
+    cutout: int
+    seed: int
+    device: str
+    precision: str
+    results_dir: str
+    resume: bool
+    overwrite: bool
+    debug: bool
+    checkpoint: str | None
+    typed: tuple[str, ...]  # the names of the flags that were typed
+    command_line: str  # all of it, as it was typed
+
+    @property
+    def temp(self) -> float:
+        return self.temps[0]
+
+    @property
+    def network(self) -> str:
+        """The name of the network that is trained."""
+        return self.teacher if self.role == "teacher" else self.student
+
+    @property
+    def dataset_dir(self) -> Path:
+        return Path(self.results_dir, self.dataset)
+
+    @property
+    def run_dir(self) -> Path:
+        """For instance `results/cifar10/kd-cnn-t5/seed0`."""
+        name = f"{self.role}-{self.network}" + (f"-t{self.temp:g}" if self.role == "kd" else "")
+        return self.dataset_dir / name / f"seed{self.seed}"
+
+    @property
+    def teacher_path(self) -> Path:
+        """The checkpoint that the student is taught from."""
+        return Path(self.teacher_checkpoint or self.as_role("teacher").run_dir / "last.pt")
+
+    def as_role(self, role: str, temp: float | None = None) -> "Config":
+        """The same experiment in another role, with that role's recipe under the flags that were typed."""
+        defaults = defaults_for(self.dataset)
+        recipe = defaults.teacher_recipe if role == "teacher" else defaults.student_recipe
+        changes = {name: value for name, value in asdict(recipe).items() if name not in self.typed}
+        return replace(self, role=role, temps=self.temps if temp is None else (temp,), **changes)
+
+    def runs(self) -> list["Config"]:
+        """A Config for each network that this command trains, the teacher first."""
+        if self.role != "all":
+            return [self]
+        return [self.as_role("teacher"), self.as_role("student"), *(self.as_role("kd", t) for t in self.temps)]
+
+    def identity(self) -> dict[str, Any]:
+        """The settings that decide a run's result: runs that agree in all of them are the same run."""
+        names = [
+            "role",
+            "dataset",
+            "image_size",
+            "limit",
+            "val_size",
+            "network",
+            "seed",
+            "precision",
+            *RECIPE_FLAGS,
+        ]
+        names += ["temp", "alpha"] if self.role == "kd" else []
+        return {name: getattr(self, name) for name in names}
+
+    def recipe_text(self) -> str:
+        """The recipe in one line."""
+        parts = [
+            f"{self.epochs} epochs of batches of {self.batch_size}",
+            f"SGD with Nesterov momentum {self.momentum:g}, weight decay {self.weight_decay:g}",
+            f"lr {self.lr:g}, {self.warmup:.0%} warm-up, {self.schedule} decay",
+        ]
+        parts += [f"weight averaging {self.ema:g}"] if self.ema else []
+        parts += [f"cutout {self.cutout}"] if self.cutout else []
+        return "; ".join(parts)
+
+    def command(self, role: str) -> str:
+        """The shortest train.py command for `role` in this experiment, ready to paste."""
+        words = {"teacher": ["--tto", "True"], "kd": ["--kd", "True", "--temp", f"{self.temp:g}"]}.get(role, [])
+        for name in PLACE_FLAGS:
+            if name in self.typed and (role, name) not in (("teacher", "student"), ("student", "teacher")):
+                words += [f"--{name.replace('_', '-')}", str(getattr(self, name))]
+        return shlex.join(["python", "train.py", *words])
+
+
+# --- checks of single values ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Stands in for a value that could not be read, so that all problems are reported together."""
+
+    text: str
+
+
+def checked(check: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Make an argparse type of `check` that answers with a Problem where `check` raises ValueError."""
+
+    def convert(text: str) -> Any:
+        try:
+            return check(text)
+        except ValueError as error:
+            return Problem(f"{text!r} {error}")
+
+    return convert
+
+
+def boolean(text: str) -> bool:
+    known = {
+        "true": True,
+        "1": True,
+        "yes": True,
+        "on": True,
+        "false": False,
+        "0": False,
+        "no": False,
+        "off": False,
+    }
+    if text.lower() not in known:
+        raise ValueError("is neither True nor False")
+    return known[text.lower()]
+
+
+def integer(low: int, what: str = "") -> Callable[[str], int]:
+    def check(text: str) -> int:
+        if not re.fullmatch(r"[+-]?\d{1,18}", text) or int(text) < low:
+            raise ValueError(f"is not a whole number of at least {low}{what}")
+        return int(text)
+
+    return check
+
+
+def real(accepts: Callable[[float], bool], what: str) -> Callable[[str], float]:
+    def check(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value) or not accepts(value):
+            raise ValueError(f"is not a number {what}")
+        return value
+
+    return check
+
+
+def one_of(names: Collection[str]) -> Callable[[str], str]:
+    def check(text: str) -> str:
+        if text not in names:
+            raise ValueError(f"is unknown{nearest(text, names)}; known: {', '.join(names)}")
+        return text
+
+    return check
+
+
+def device(text: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", text):
+        raise ValueError("is not auto, cpu, cuda or cuda:N")
+    return text
+
+
+def path(text: str) -> str:
+    if not text or "\0" in text:
+        raise ValueError("is not a path")
+    return text
+
+
+def nearest(text: str, names: Collection[str]) -> str:
+    match = difflib.get_close_matches(text, names, n=1, cutoff=0.5)
+    return f", did you mean {match[0]}?" if match else ""
+
+
+# --- the flags --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Flag:
+    name: str  # of the value in Config; the flag has hyphens
+    check: Callable[[str], Any]
+    metavar: str
+    help: str
+    default: Any = None
+    many: bool = False
+
+
+def flag_groups(models: Collection[str], datasets: Collection[str]) -> dict[str, list[Flag]]:
+    """Every flag, once. A group or a flag that test.py lacks is named in `TRAIN_ONLY`."""
+    positive = real(lambda value: value > 0, "above 0")
+    portion = real(lambda value: 0 <= value <= 1, "from 0 to 1")
+    below_one = real(lambda value: 0 <= value < 1, "from 0 to below 1")
+    not_negative = real(lambda value: value >= 0, "of at least 0")
+    return {
+        "which network": [
+            Flag("tto", boolean, "BOOL", "the teacher (tto: train teacher only)", False),
+            Flag("kd", boolean, "BOOL", "the student taught by the teacher", False),
+            Flag(
+                "all",
+                boolean,
+                "BOOL",
+                "teacher, student and a taught student for each --temp; then the table",
+                False,
+            ),
+            Flag("checkpoint", path, "FILE", "the network in this file, whatever it is"),
+            Flag("teacher", one_of(models), "NAME", f"one of {', '.join(models)}"),
+            Flag("student", one_of(models), "NAME", "likewise"),
+        ],
+        "data": [
+            Flag("dataset", one_of(datasets), "NAME", f"one of {', '.join(datasets)}", "cifar10"),
+            Flag("data_dir", path, "DIR", "where the images are, or are downloaded to", "data"),
+            Flag(
+                "image_size", integer(32), "N", "side in pixels that images of --dataset folder are resized to", 32
+            ),
+            Flag(
+                "limit",
+                integer(2),
+                "N",
+                "only the first N training and N test images, equally of all classes (default: all)",
+            ),
+            Flag(
+                "val_size",
+                integer(0),
+                "N",
+                "training images held out for validation (default: 5000 of CIFAR, else 10 %%)",
+            ),
+        ],
+        "distillation": [
+            Flag(
+                "temp",
+                positive,
+                "T",
+                "temperature (default: 5; with --all, which takes several: 5 20)",
+                (5.0,),
+                many=True,
+            ),
+            Flag("alpha", portion, "A", "alpha, the weight of the distillation term (below)", 0.9),
+            Flag(
+                "teacher_checkpoint",
+                path,
+                "FILE",
+                "the teacher (default: what --tto trained with the same --seed)",
+            ),
+        ],
+        "optimisation": [
+            Flag("epochs", integer(1), "N", "passes over the training images"),
+            Flag("batch_size", integer(1), "N", "images in a step"),
+            Flag("lr", positive, "LR", "peak learning rate of SGD with Nesterov momentum"),
+            Flag("momentum", below_one, "M", "its momentum"),
+            Flag("weight_decay", not_negative, "W", "of the weights; batch norm and biases have none"),
+            Flag(
+                "warmup", below_one, "F", "share of all steps in which the learning rate rises from 0 to its peak"
+            ),
+            Flag(
+                "schedule", one_of(("linear", "cosine")), "NAME", "how it falls to 0 after that: linear or cosine"
+            ),
+            Flag("label_smoothing", below_one, "S", "of the CE term; a smoothed teacher distils badly"),
+            Flag("ema", below_one, "D", "decay per step of an average of the weights that replaces them; 0: none"),
+            Flag("cutout", integer(0), "N", "side in pixels of a square erased from each training image; 0: none"),
+        ],
+        "machine and results": [
+            Flag("seed", integer(0), "N", "decides weights, order and augmentation", 0),
+            Flag("device", device, "NAME", "auto, cpu, cuda or cuda:N", "auto"),
+            Flag(
+                "precision",
+                one_of(("auto", "bf16", "fp32")),
+                "NAME",
+                "bf16, fp32 or auto: bf16 on CUDA, else fp32",
+                "auto",
+            ),
+            Flag("results_dir", path, "DIR", "where runs and tables are kept", "results"),
+            Flag("resume", boolean, "BOOL", "go on from the last finished epoch", False),
+            Flag("overwrite", boolean, "BOOL", "start again, and lose what the run's folder holds", False),
+            Flag("debug", boolean, "BOOL", "show the traceback of an error", False),
+        ],
+    }
+
+
+TRAIN_ONLY = {"all", "alpha", "teacher_checkpoint", "resume", "overwrite", *RECIPE_FLAGS}
+TEST_ONLY = {"checkpoint"}
+
+
+def default_text(flag: Flag) -> str:
+    """The default of a flag for its help line; where datasets or roles differ, all of them."""
+    if flag.name not in (*RECIPE_FLAGS, "teacher", "student"):
+        return "" if flag.default is None or flag.default is False or flag.many else f" (default: {flag.default})"
+    if flag.name in ("teacher", "student"):
+        usual, others = (getattr(DatasetDefaults(), flag.name),) * 2, {}
+        others = {name: (getattr(d, flag.name),) * 2 for name, d in DEFAULTS.items()}
+    else:
+        usual = (getattr(Recipe(), flag.name),) * 2
+        others = {
+            name: (getattr(d.teacher_recipe, flag.name), getattr(d.student_recipe, flag.name))
+            for name, d in DEFAULTS.items()
+        }
+    text = f" (default: {usual[0]}"
+    for name, (teacher, student) in others.items():
+        if (teacher, student) != usual:
+            text += f"; {name}: {teacher}" + (
+                f" for teachers, {student} for students" if teacher != student else ""
+            )
+    return text + ")"
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Shows `--epochs N` although argparse is told that N may be missing."""
+
+    def __init__(self, prog: str, **more: Any):
+        super().__init__(prog, max_help_position=29, width=110)
+
+    def _format_args(self, action: argparse.Action, _default: str) -> str:
+        return {"BOOL": "[BOOL]", "T": "T ..."}.get(action.metavar, action.metavar)
+
+
+def build_parser(program: str, models: Collection[str], datasets: Collection[str]) -> argparse.ArgumentParser:
+    """The parser of `train.py` or `test.py`."""
+    train = program == "train.py"
+    parser = argparse.ArgumentParser(
+        prog=f"python {program}",
+        description="Train a teacher, a student, or a student taught by the teacher (default: the student alone)."
+        if train
+        else "Measure a trained network on the test images. The last line of the output is one JSON object.",
+        epilog=EXAMPLES[program],
+        formatter_class=HelpFormatter,
+        usage="%(prog)s [--flag [value]] ...",
+        allow_abbrev=False,
+    )
+    for title, flags in flag_groups(models, datasets).items():
+        flags = [flag for flag in flags if flag.name not in (TEST_ONLY if train else TRAIN_ONLY)]
+        section = parser.add_argument_group(title) if flags else None
+        for flag in flags:
+            name = flag.name.replace("_", "-")
+            # No flag may fail inside argparse, which stops at the first problem: see Problem.
+            missing = {"nargs": "*"} if flag.many else {"nargs": "?", "const": Problem("needs a value")}
+            missing |= {"const": True} if flag.check is boolean else {}
+            section.add_argument(
+                f"--{name}",
+                type=checked(flag.check),
+                metavar=flag.metavar,
+                default=flag.default,
+                help=flag.help + default_text(flag),
+                **missing,
+            )
+            if flag.check is boolean:
+                section.add_argument(f"--no-{name}", dest=flag.name, action="store_false", help=argparse.SUPPRESS)
+    return parser
+
+
+def parse(program: str, argv: list[str], models: Collection[str], datasets: Collection[str]) -> Config:
+    """Resolve a command line. Prints every problem that it has to stderr and exits with 2 if there is one."""
+    parser = build_parser(program, models, datasets)
+    argv = [
+        re.sub(r"^--[^=]*", lambda m: m[0].replace("_", "-"), word) if word[:2] == "--" else word for word in argv
+    ]
+    args, strangers = parser.parse_known_args(argv)
+    values = vars(args)
+    typed = tuple(
+        name for name in values if any(re.fullmatch(f"--(no-)?{name}(=.*)?".replace("_", "-"), w) for w in argv)
+    )
+
+    known = [option for action in parser._actions for option in action.option_strings if option.startswith("--")]
+    problems = [
+        f"unknown flag {word.split('=')[0]}{nearest(word.split('=')[0], known)}"
+        for word in strangers
+        if word.startswith("-")
+    ] or [f"unexpected {word!r}: every value belongs to a flag" for word in strangers]
+    for name, value in values.items():
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, Problem):
+                problems.append(f"--{name.replace('_', '-')} {item.text}")
+    problems += contradictions(program, values, typed)
+    if problems:
+        for problem in problems:
+            print(f"error: {problem}", file=sys.stderr)
+        print(f"hint: python {program} --help", file=sys.stderr)
+        raise SystemExit(2)
+    return resolve(values | {"command_line": shlex.join(["python", program, *argv])}, typed)
+
+
+def contradictions(program: str, values: dict[str, Any], typed: Collection[str]) -> list[str]:
+    """What is wrong with flags together rather than alone."""
+    values = {name: False if isinstance(value, Problem) else value for name, value in values.items()}
+    roles = [f"--{name}" for name in ("tto", "kd", "all", "checkpoint") if values.get(name)]
+    problems = []
+    if len(roles) > 1:
+        problems.append(f"{' and '.join(roles)} exclude each other")
+    if not values["temp"]:
+        problems.append("--temp needs a value")
+    if len(values["temp"]) > 1 and not values.get("all"):
+        problems.append("several --temp values need train.py --all")
+    if program == "train.py":
+        for name in ("temp", "alpha", "teacher_checkpoint"):
+            if name in typed and "kd" not in typed and "all" not in typed:
+                problems.append(f"--{name.replace('_', '-')} needs --kd True or --all")
+        if values["teacher_checkpoint"] and values["all"]:
+            problems.append("--teacher-checkpoint and --all exclude each other: --all trains its own teacher")
+        if values["resume"] and values["overwrite"]:
+            problems.append("--resume and --overwrite exclude each other")
+    if "image_size" in typed and values["dataset"] != "folder":
+        problems.append("--image-size needs --dataset folder: the other datasets have a size of their own")
+    return problems
+
+
+def resolve(values: dict[str, Any], typed: tuple[str, ...]) -> Config:
+    """Fill in what was left open with the defaults of the dataset and the recipe of the role."""
+    role = next(
+        (role for name, role in (("tto", "teacher"), ("kd", "kd"), ("all", "all")) if values.get(name)), "student"
+    )
+    defaults = defaults_for(values["dataset"])
+    temps = (5.0, 20.0) if role == "all" and "temp" not in typed else values["temp"]
+    filled = dict.fromkeys((field.name for field in fields(Config)), None) | asdict(defaults.student_recipe)
+    filled |= {"resume": False, "overwrite": False, "alpha": 0.9}
+    filled |= {name: value for name, value in values.items() if value is not None and name in filled}
+    filled |= {"teacher": values["teacher"] or defaults.teacher, "student": values["student"] or defaults.student}
+    config = Config(**filled | {"role": role, "temps": tuple(dict.fromkeys(temps)), "typed": typed})
+    return config.as_role(role)

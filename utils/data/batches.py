@@ -1,0 +1,82 @@
+"""How images are served: shuffled and augmented for training, in order for evaluation."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from utils.data.augment import augment, draw_order, draw_view
+from utils.data.image_set import ImageSet
+
+
+class Batch(NamedTuple):
+    """`B` images as a network takes them, and which ones they are."""
+
+    images: Tensor  # float32 [B, 3, H, W], channels_last, normalised
+    labels: Tensor  # int64 [B]
+    indices: Tensor  # int64 [B], places in the image set
+    view: int  # number of the augmentation, -1 for none: (view, index) names an image as it was shown
+
+
+@dataclass(frozen=True)
+class Normalise:
+    """Pixels 0 to 255 to zero mean and unit variance, per channel."""
+
+    mean: list[float]
+    std: list[float]
+
+    def __call__(self, pixels: Tensor, erased: Tensor | None = None) -> Tensor:
+        """uint8 [B, H, W, 3] to float32 [B, 3, H, W] in channels_last; erased pixels become the mean."""
+        std = torch.tensor(self.std, device=pixels.device)
+        shift = -torch.tensor(self.mean, device=pixels.device) / std
+        images = torch.addcmul(shift, pixels, 1 / std)
+        if erased is not None:
+            images.masked_fill_(erased[..., None], 0)
+        return images.permute(0, 3, 1, 2)
+
+
+class Batches:
+    """The images of a set in batches, an epoch at a time, on the device that the set is on.
+
+    With `seed`, each epoch has its own order and augmentation; without, images come as they are, in order.
+    The last batch may be smaller; one of a single image is left out of a shuffled epoch, because batch norm
+    learns nothing from it and a small network may fail on it.
+    """
+
+    def __init__(
+        self,
+        image_set: ImageSet,
+        normalise: Normalise,
+        batch_size: int,
+        seed: int | None = None,
+        cutout: int = 0,
+    ):
+        self.image_set, self.normalise, self.batch_size = image_set, normalise, batch_size
+        self.seed, self.cutout = seed, cutout
+        alone = seed is not None and len(image_set) % batch_size == 1 and len(image_set) > batch_size > 1
+        self.num_images = len(image_set) - alone
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        return -(-self.num_images // self.batch_size)
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        """The batches of `epoch` (0, 1, ...): a pure function of the seed and the epoch."""
+        return self._in_order() if self.seed is None else self._shuffled(epoch)
+
+    def _in_order(self) -> Iterator[Batch]:
+        images, labels = self.image_set.images, self.image_set.labels
+        indices = torch.arange(len(labels), device=labels.device)
+        for start in range(0, len(labels), self.batch_size):
+            part = slice(start, start + self.batch_size)
+            yield Batch(self.normalise(images[part]), labels[part], indices[part], -1)
+
+    def _shuffled(self, epoch: int) -> Iterator[Batch]:
+        images, labels = self.image_set.images, self.image_set.labels
+        view = draw_view(self.seed, epoch, len(labels), self.image_set.image_size).to(images.device)
+        order = draw_order(self.seed, epoch, len(labels)).to(images.device)
+        for indices in order[: self.num_images].split(self.batch_size):
+            pixels, erased = augment(images, indices, view, self.cutout)
+            yield Batch(self.normalise(pixels, erased), labels[indices], indices, epoch)

@@ -1,0 +1,74 @@
+"""A dataset as a run uses it: training, validation and test part, and what identifies them."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from utils.data.batches import Batches, Normalise
+from utils.data.image_set import ImageSet
+from utils.data.sources import load_images
+from utils.device import Compute
+
+# Held out where the user names no number: these many, or this share of the training images.
+VAL_SIZE = {"cifar10": 5000, "cifar100": 5000}
+VAL_SHARE = 0.1
+EVAL_BATCH = {"cpu": 250, "cuda": 2000}
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The parts of a dataset on one device."""
+
+    train: ImageSet
+    val: ImageSet | None
+    test: ImageSet
+    normalise: Normalise  # with mean and standard deviation of `train`
+    fingerprint: str  # SHA-256 of `train`
+
+    def describe(self) -> dict[str, Any]:
+        """What a checkpoint keeps of the images that its network was trained on."""
+        return {
+            "num_classes": self.train.num_classes,
+            "class_names": list(self.train.class_names),
+            "image_size": self.train.image_size,
+            "mean": self.normalise.mean,
+            "std": self.normalise.std,
+        }
+
+    def counts(self) -> dict[str, int]:
+        """Images in each part."""
+        val = len(self.val) if self.val is not None else 0
+        return {"train": len(self.train), "val": val, "test": len(self.test)}
+
+    def training_batches(self, batch_size: int, seed: int, cutout: int) -> Batches:
+        return Batches(self.train, self.normalise, batch_size, seed, cutout)
+
+    def val_batches(self) -> Batches | None:
+        return evaluation_batches(self.val, self.normalise) if self.val is not None else None
+
+    def test_batches(self) -> Batches:
+        return evaluation_batches(self.test, self.normalise)
+
+
+def evaluation_batches(image_set: ImageSet, normalise: Normalise) -> Batches:
+    return Batches(image_set, normalise, EVAL_BATCH[image_set.images.device.type])
+
+
+def load_parts(config) -> tuple[ImageSet, ImageSet]:
+    """The training and the test images that `dataset`, `data_dir`, `image_size`, `limit` of `config` name."""
+    train, test = load_images(config.dataset, config.data_dir, config.image_size)
+    if config.limit is not None:
+        train, test = train.first(config.limit), test.first(config.limit)
+    return train, test
+
+
+def load_dataset(config, compute: Compute) -> Dataset:
+    """Load the images, hold out `config.val_size` for validation, move all of them to the device."""
+    train, test = load_parts(config)
+    val_size = config.val_size
+    if val_size is None:
+        named = config.limit is None and config.dataset in VAL_SIZE
+        val_size = VAL_SIZE[config.dataset] if named else round(VAL_SHARE * len(train))
+    train, val = train.split(val_size)
+    normalise, fingerprint = Normalise(*train.mean_and_std()), train.fingerprint()
+    on_device = [part.to(compute.device) if part is not None else None for part in (train, val, test)]
+    return Dataset(*on_device, normalise, fingerprint)

@@ -1,0 +1,50 @@
+"""CIFAR-10 and CIFAR-100 (Krizhevsky, 2009) through torchvision, which downloads them and checks them."""
+
+import socket
+from pathlib import Path
+
+import torch
+
+from utils.data.image_set import ImageSet
+from utils.errors import UserError
+
+TIMEOUT = 30  # seconds without an answer, after which a server counts as gone
+
+
+def load(name: str, data_dir: Path, _image_size: int) -> tuple[ImageSet, ImageSet]:
+    """Load the official archive from `data_dir`, after downloading it there if it is missing."""
+    datasets = _torchvision_datasets()
+    kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
+    previous = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(TIMEOUT)
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        # Both parts are in one archive, so the second finds what the first one fetched.
+        train, test = (kind(str(data_dir), train=train, download=True) for train in (True, False))
+    except (OSError, RuntimeError) as error:
+        raise UserError(
+            f"{name} is not in {data_dir} and could not be fetched ({' '.join(str(error).split())})",
+            f"try again, or put {kind.filename} (MD5 {kind.tgz_md5}) from {kind.url} into {data_dir}/, "
+            "or use --dataset shapes, which needs no download",
+        ) from error
+    finally:
+        socket.setdefaulttimeout(previous)
+    return _image_set(train), _image_set(test)
+
+
+def _image_set(dataset) -> ImageSet:
+    return ImageSet(torch.from_numpy(dataset.data), torch.tensor(dataset.targets), tuple(dataset.classes))
+
+
+def _torchvision_datasets():
+    try:
+        from torchvision import datasets
+    except (ImportError, RuntimeError, AttributeError) as error:
+        # torchvision's compiled operators fit one build of torch; with another one, the import fails with
+        # "operator torchvision::nms does not exist".
+        raise UserError(
+            f"torchvision does not work with torch {torch.__version__} ({' '.join(str(error).split())})",
+            "install a matching pair: pip install --force-reinstall torch torchvision, both from one index "
+            "(for a CPU-only pair add --index-url https://download.pytorch.org/whl/cpu)",
+        ) from error
+    return datasets

@@ -1,0 +1,37 @@
+"""SIGINT and SIGTERM: finish the step, keep what is there, say how to go on."""
+
+import os
+import signal
+
+from utils.errors import Interrupted
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupt:
+    """Within the block, a signal is noted; `check` raises it where it is safe to stop.
+
+    A second SIGINT ends the process at once: files are whole at any moment (see `utils.storage`).
+    """
+
+    def __init__(self, note: str):
+        self.note = note  # what to tell the user, such as how to go on
+        self.signal_number: int | None = None
+
+    def __enter__(self) -> "Interrupt":
+        self.previous = {number: signal.signal(number, self._handle) for number in SIGNALS}
+        return self
+
+    def __exit__(self, *_exception) -> None:
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, _frame) -> None:
+        if self.signal_number is not None and number == signal.SIGINT:
+            os._exit(128 + number)
+        self.signal_number = number
+
+    def check(self) -> None:
+        """Raise Interrupted if a signal has come."""
+        if self.signal_number is not None:
+            raise Interrupted(self.signal_number, self.note)

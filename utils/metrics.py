@@ -1,0 +1,67 @@
+"""Loss and accuracy, weighted by samples, added up on the device and read when somebody wants to know."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from utils.data.batches import Batches
+from utils.device import Compute
+from utils.losses.logits import cross_entropy
+
+
+class Metrics(NamedTuple):
+    loss: float  # mean over samples
+    top1: float  # percent
+    top5: float  # percent
+
+
+class Meter:
+    """Running sums over the samples of an epoch. `update` never waits for the device, `read` does."""
+
+    def __init__(self, device: torch.device):
+        self.sums = torch.zeros(3, dtype=torch.float64, device=device)  # loss, hits of top-1, hits of top-5
+        self.samples = 0
+
+    def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Add a batch: its mean loss (scalar), logits [B, C] and labels int64 [B]."""
+        with torch.no_grad():
+            guesses = logits.topk(min(5, logits.shape[1])).indices
+            hits = guesses == labels[:, None]
+            self.sums += torch.stack((loss.double() * len(labels), hits[:, 0].sum(), hits.sum()))
+        self.samples += len(labels)
+
+    def read(self) -> Metrics:
+        """The means so far."""
+        loss, top1, top5 = (self.sums / self.samples).tolist()
+        return Metrics(loss, 100 * top1, 100 * top5)
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, batches: Batches, compute: Compute) -> Metrics:
+    """Cross-entropy and accuracy of `model` in eval mode over all batches; leaves the mode as it was."""
+    was_training = model.training
+    model.eval()
+    meter = Meter(compute.device)
+    for batch in batches.epoch(0):
+        with compute.autocast():
+            logits = model(batch.images)
+        meter.update(cross_entropy(logits, batch.labels), logits, batch.labels)
+    model.train(was_training)
+    return meter.read()
+
+
+def measure(model: nn.Module, batches: Batches, compute: Compute) -> dict[str, float | int]:
+    """The figures of test.json: `top1` and `top5` in percent, `loss`, `images`, `parameters`."""
+    metrics = evaluate(model, batches, compute)
+    return {
+        "top1": round(metrics.top1, 4),
+        "top5": round(metrics.top5, 4),
+        "loss": round(metrics.loss, 6),
+        "images": batches.num_images,
+        "parameters": count_parameters(model),
+    }
+
+
+def count_parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())

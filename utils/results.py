@@ -1,0 +1,117 @@
+"""A run directory: what it holds, whether it may be written to, and its rows and figures on disk."""
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from utils.errors import UserError
+from utils.storage import SUFFIX, write_text
+from utils.trainer import EpochRecord
+
+FILES = ("config.json", "history.csv", "last.pt", "best.pt", "accuracy.png", "loss.png", "test.json")
+COLUMNS = tuple(field.name for field in fields(EpochRecord))
+
+
+class RunDir:
+    """`results/<dataset>/<run>/seed<k>/`."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.config, self.history, self.last, self.best, self.accuracy, self.loss, self.test = (
+            path / name for name in FILES
+        )
+
+    def prepare(self, identity: dict[str, Any], resume: bool, overwrite: bool, skip_finished: bool) -> str:
+        """Decide what to do with the run of these settings: "start", "resume" or "skip"; writes nothing.
+
+        Raises UserError where going on would lose what is there. Only settings that both this run and the
+        one on disk know are compared.
+        """
+        if overwrite or not any((self.path / name).exists() for name in FILES):
+            return "start"
+        kept = read_json(self.config).get("identity", {})
+        changed = [
+            f"{name} {kept[name]} -> {identity[name]}"
+            for name in identity
+            if kept.get(name, identity[name]) != identity[name]
+        ]
+        if changed:
+            hint = "--overwrite to replace it, or another --results-dir"
+            raise UserError(f"{self.path} holds a run with other settings: {', '.join(changed)}", hint)
+        if self.test.exists():
+            if resume or skip_finished:
+                return "skip"
+            raise UserError(
+                f"{self.path} holds this run, finished", "python test.py measures it, --overwrite repeats it"
+            )
+        if resume:
+            if not self.last.exists() and self.history.exists():
+                raise UserError(f"{self.last} is missing, so the run cannot go on", "--overwrite starts it again")
+            return "resume" if self.last.exists() else "start"
+        raise UserError(
+            f"{self.path} holds this run, unfinished", "--resume goes on with it, --overwrite starts again"
+        )
+
+    @contextmanager
+    def locked(self):
+        """Keep other processes out of this directory; the lock ends with the process, however that ends."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with open(self.path / ".lock", "w") as file:
+            if sys.platform != "win32":
+                import fcntl
+
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise UserError(
+                        f"another run is writing to {self.path}", "wait for it, or use another --seed"
+                    ) from None
+            for stale in self.path.glob(f".*{SUFFIX}"):
+                stale.unlink()
+            yield
+
+    def clear(self) -> None:
+        """Remove the files of an earlier run."""
+        for name in FILES:
+            (self.path / name).unlink(missing_ok=True)
+
+    def write_history(self, history: Sequence[EpochRecord]) -> None:
+        """Write history.csv whole: what a torn line of an earlier run spoilt is mended."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for record in history:
+            values = asdict(record).values()
+            writer.writerow("" if value is None else f"{value:.6g}" for value in values)
+        write_text(self.history, text.getvalue())
+
+    def read_history(self) -> list[dict[str, float | None]]:
+        """The rows of history.csv, numbers or None."""
+        with open(self.history, newline="", encoding="utf-8") as file:
+            return [
+                {key: float(value) if value else None for key, value in row.items()}
+                for row in csv.DictReader(file)
+            ]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object. Raises UserError for anything else."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing", "--overwrite starts that run again") from None
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error})", "--overwrite starts that run again") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is damaged (no JSON object)", "--overwrite starts that run again")
+    return content
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")

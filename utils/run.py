@@ -1,0 +1,152 @@
+"""One run from its settings to its results: what train.py and test.py do with a network."""
+
+import platform
+from collections.abc import Callable
+from dataclasses import asdict, fields
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import nn
+
+from utils.checkpoint import load_checkpoint, restore_network, save_checkpoint
+from utils.console import TrainingDisplay, print_header
+from utils.data.batches import Normalise
+from utils.data.dataset import Dataset, evaluation_batches, load_parts
+from utils.device import Compute
+from utils.errors import UserError
+from utils.losses import OBJECTIVES
+from utils.metrics import count_parameters, measure
+from utils.plots import plot_run
+from utils.results import RunDir, write_json
+from utils.teacher import load_teacher
+from utils.trainer import Schedule, Training, fit
+
+BuildModel = Callable[[str, int], nn.Module]
+ADVICE = "a GPU, fewer --epochs, --limit or a smaller --teacher would be faster"
+
+
+def train_run(
+    config,
+    dataset: Dataset,
+    compute: Compute,
+    build_model: BuildModel,
+    stop_if_asked: Callable[[], None],
+    skip: bool,
+) -> None:
+    """Train, save and test the one network that `config` names, in its run directory.
+
+    `skip` passes over a run that is finished already instead of refusing it.
+    """
+    run_dir = RunDir(config.run_dir)
+    with run_dir.locked():
+        identity = config.identity() | {"data": dataset.fingerprint[:16]}
+        teacher = None
+        if config.role == "kd":
+            teacher = load_teacher(config.teacher_path, dataset, compute, build_model)
+            identity |= {"teacher": teacher.name, "teacher_sha256": teacher.sha256[:16]}
+        action = run_dir.prepare(identity, config.resume, config.overwrite, skip)
+        if action == "skip":
+            print(f"{run_dir.path}: finished already, nothing to do")
+            return
+
+        torch.manual_seed(config.seed)
+        model = compute.place(build_model(config.network, dataset.train.num_classes))
+        batches = dataset.training_batches(config.batch_size, config.seed, config.cutout)
+        settings = {field.name: getattr(config, field.name, len(batches)) for field in fields(Schedule)}
+        training = Training(model, Schedule(**settings))
+        if action == "resume":
+            kept = load_checkpoint(run_dir.last)
+            training.load_state_dict(kept["model"], kept)
+        objective = OBJECTIVES[config.role](config)
+        header = _header(config, dataset, compute, model, objective, batches)
+        if teacher is not None:
+            header["teacher"] = teacher.description
+        if action == "resume":
+            header["resumed"] = f"after epoch {training.epoch} of {config.epochs}"
+        print_header(f"{config.run_dir.parent.name}, seed {config.seed}", header)
+        if action == "start":
+            run_dir.clear()
+            record = {"identity": identity, "command": config.command_line, "objective": str(objective)}
+            record |= {"data": dataset.counts(), "device": str(compute), "python": platform.python_version()}
+            write_json(run_dir.config, record)
+
+        content = {"model_name": config.network, "config": identity | {"data_dir": config.data_dir}}
+        content |= dataset.describe()
+        val = dataset.val_batches()
+        with TrainingDisplay(
+            config.epochs, len(batches), ADVICE if compute.device.type == "cpu" else ""
+        ) as display:
+            for record in fit(
+                training, objective, batches, val, compute, teacher, display.progress, stop_if_asked
+            ):
+                _save_epoch(run_dir, training, content)
+                display.epoch_done(record)
+
+        result = measure(training.result, dataset.test_batches(), compute)
+        result |= {"epoch": training.epoch, "model": config.network, "dataset": config.dataset}
+        plot_run(config.run_dir.parent.name, run_dir.read_history(), run_dir.accuracy, run_dir.loss, result)
+        write_json(run_dir.test, result)
+        print(_sentence(result), flush=True)
+
+
+def test_checkpoint(
+    path: Path, typed: dict[str, Any], compute: Compute, build_model: BuildModel, own_run: Path | None
+) -> dict[str, Any]:
+    """Measure the network in `path` on the test images that it was trained for, or those that `typed` names.
+
+    `typed` may hold `dataset`, `data_dir` and `limit`. The result goes to test.json in `own_run` if that run is
+    finished and was measured on the same images, else to a file beside the checkpoint, named after it.
+    """
+    kept = load_checkpoint(path)
+    where = kept["config"] | typed
+    _, test = load_parts(SimpleNamespace(**where))
+    for name, value in (("class_names", list(test.class_names)), ("image_size", test.image_size)):
+        if kept[name] != value:
+            raise UserError(f"{path} has {name} {kept[name]}, dataset {where['dataset']} has {value}")
+    model = compute.place(restore_network(path, kept, build_model))
+    batches = evaluation_batches(test.to(compute.device), Normalise(kept["mean"], kept["std"]))
+    print_header(str(path), {"network": kept["model_name"], "device": str(compute)})
+    result = measure(model, batches, compute)
+    result |= {"epoch": kept["epoch"], "model": kept["model_name"], "dataset": where["dataset"]}
+    same_images = all(kept["config"][name] == where[name] for name in ("dataset", "limit"))
+    finished = kept["epoch"] == kept["config"]["epochs"]
+    target = path.with_suffix(".test.json")
+    if own_run is not None and finished and same_images:
+        target = RunDir(own_run).test
+    write_json(target, result)
+    print(f"{_sentence(result)}\nwritten to {target}")
+    return result
+
+
+def _header(config, dataset: Dataset, compute: Compute, model: nn.Module, objective, batches) -> dict[str, str]:
+    counts, size = dataset.counts(), dataset.train.image_size
+    images = ", ".join(f"{count:,} {part}" for part, count in counts.items())
+    header = {
+        "data": f"{config.dataset}: {images}; {dataset.train.num_classes} classes, {size}x{size} pixels",
+        "network": f"{config.network}, {count_parameters(model):,} parameters",
+        "objective": str(objective),
+        "recipe": config.recipe_text(),
+        "device": str(compute),
+        "results": str(config.run_dir),
+    }
+    if batches.num_images < len(batches.image_set):
+        header["note"] = "the last batch of an epoch would be a single image; it is left out"
+    return header
+
+
+def _save_epoch(run_dir: RunDir, training: Training, content: dict[str, Any]) -> None:
+    """Save the state after an epoch; best.pt first, so that last.pt never tells of a best that is not there."""
+    content = content | {"epoch": training.epoch, "metrics": asdict(training.history[-1])}
+    if training.epoch == training.best_epoch:
+        save_checkpoint(run_dir.best, training.result, content)
+    save_checkpoint(run_dir.last, training.result, content | training.state_dict())
+    run_dir.write_history(training.history)
+
+
+def _sentence(result: dict[str, Any]) -> str:
+    return (
+        f"test: top-1 {result['top1']:.2f} %, top-5 {result['top5']:.2f} %, loss {result['loss']:.4f} "
+        f"on {result['images']:,} images; {result['parameters']:,} parameters, epoch {result['epoch']}"
+    )
