@@ -1,0 +1,29 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parent.parent
+
+
+def pytest_collection_modifyitems(items):
+    if not torch.cuda.is_available():
+        for item in items:
+            if "gpu" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(scope="session")
+def command():
+    """Run a program of the project in a process of its own, as a user would."""
+
+    def run(*words: object, check: int | None = 0, **more) -> subprocess.CompletedProcess:
+        line = [sys.executable, *map(str, words)]
+        done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=240, **more)
+        if check is not None:
+            assert done.returncode == check, f"{line}\nexit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    return run

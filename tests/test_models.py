@@ -1,0 +1,46 @@
+import pytest
+import torch
+
+from models import MODELS, build_model
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "parameters"),
+    [("vgg19_bn", 10, 20_035_018), ("cnn", 10, 288_746), ("vgg19_bn", 100, 20_081_188), ("cnn", 100, 300_356)],
+)
+def test_networks_have_the_published_number_of_parameters(name, classes, parameters):
+    assert sum(p.numel() for p in build_model(name, classes).parameters()) == parameters
+
+
+def test_cnn_tiny_is_under_100_000_parameters():
+    assert sum(p.numel() for p in build_model("cnn_tiny", 10).parameters()) < 100_000
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_network_answers_for_images_of_32_and_of_64_pixels(name):
+    model = build_model(name, 7).eval()
+    for size in (32, 64):
+        assert model(torch.zeros(2, 3, size, size)).shape == (2, 7)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_no_convolution_has_a_bias_that_batch_norm_would_undo(name):
+    assert not [
+        n
+        for n, m in build_model(name, 10).named_modules()
+        if isinstance(m, torch.nn.Conv2d) and m.bias is not None
+    ]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_weight_gets_a_gradient(name):
+    model = build_model(name, 10)
+    model(torch.randn(4, 3, 32, 32)).square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
+
+
+def test_vgg_depths_count_their_layers_with_weights():
+    for depth in (11, 13, 16, 19):
+        model = build_model(f"vgg{depth}_bn", 10)
+        convolutions = sum(isinstance(m, torch.nn.Conv2d) for m in model.modules())
+        assert convolutions == depth - 3  # the original has three linear layers behind them
