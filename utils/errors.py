@@ -73,6 +73,7 @@ def run(main: Callable[[list[str]], None], argv: list[str]) -> int:
         return error.exit_code
     except (Interrupted, KeyboardInterrupt) as stop:
         number = stop.signal_number if isinstance(stop, Interrupted) else signal.SIGINT
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # an impatient second one would change the exit code
         note = f": {stop}" if str(stop) else ""
         print(f"\nstopped by {signal.Signals(number).name}{note}", file=sys.stderr)
         return 128 + number

@@ -22,7 +22,9 @@ class Interrupt:
         self.previous = {number: signal.signal(number, self._handle) for number in SIGNALS}
         return self
 
-    def __exit__(self, *_exception) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_more) -> None:
+        if kind is not None:
+            return  # the program is ending: a signal in its last moments must not end it in another way
         for number, handler in self.previous.items():
             signal.signal(number, handler)
 

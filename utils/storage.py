@@ -74,8 +74,6 @@ def read_tensors(path: Path, mmap: bool = False) -> dict[str, Any]:
         raise DamagedFile(f"{path} is empty")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except IsADirectoryError:
-        raise
     except (UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:120]
         raise DamagedFile(f"{path} is damaged or not a file of tensors ({reason})") from error

@@ -1,0 +1,41 @@
+# make demo    a table of teacher, student and taught student on embedded images, in minutes
+# make test    ruff and pytest
+# make lint    ruff alone          make format    let ruff rewrite
+# make bench   speed beside the loop that most projects have
+# Each makes the virtual environment .venv first where it is not there.
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+
+.PHONY: demo test lint format bench
+
+demo: $(VENV)/.installed
+	$(RUN) train.py --all --dataset shapes --resume
+
+test: lint
+	$(RUN) -m pytest
+
+lint: $(VENV)/.installed-tests
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+format: $(VENV)/.installed-tests
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+
+bench: $(VENV)/.installed
+	$(RUN) -m benchmarks.throughput
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+		|| { echo 'error: Python 3.10 or newer is needed (hint: make PYTHON=/path/to/python3.12)'; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: requirements.txt | $(VENV)/bin/python
+	$(RUN) -m pip install -q -r requirements.txt
+	@touch $@
+
+$(VENV)/.installed-tests: tests/requirements.txt $(VENV)/.installed
+	$(RUN) -m pip install -q -r tests/requirements.txt
+	@touch $@
