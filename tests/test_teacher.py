@@ -66,7 +66,7 @@ def test_answers_carry_no_gradient():
 
 def test_a_loaded_teacher_answers_as_the_saved_network(tmp_path):
     model = saved_teacher(tmp_path / "last.pt")
-    teacher = load_teacher(tmp_path / "last.pt", dataset(), CPU, build_model)
+    teacher = load_teacher(tmp_path / "last.pt", "cnn_tiny", dataset(), CPU, build_model)
     batch = next(batches(16, 16).epoch(0))
     torch.testing.assert_close(teacher(batch), model(batch.images), rtol=1e-4, atol=1e-5)
     assert (teacher.name, teacher.sha256) == ("cnn_tiny", load_checkpoint(tmp_path / "last.pt")["sha256"])
@@ -76,7 +76,7 @@ def test_a_loaded_teacher_answers_as_the_saved_network(tmp_path):
 def test_a_teacher_of_another_normalisation_sees_images_as_it_was_trained(tmp_path):
     own = Normalise([90.0, 110.0, 140.0], [50.0, 60.0, 70.0])
     model = saved_teacher(tmp_path / "last.pt", own.mean, own.std)
-    teacher = load_teacher(tmp_path / "last.pt", dataset(), CPU, build_model)
+    teacher = load_teacher(tmp_path / "last.pt", "cnn_tiny", dataset(), CPU, build_model)
     pixels = torch.randint(0, 256, (16, 32, 32, 3), dtype=torch.uint8)
     batch = next(batches(16, 16).epoch(0))._replace(images=NORMALISE(pixels))
     torch.testing.assert_close(teacher(batch), model(own(pixels)), rtol=1e-4, atol=1e-4)
@@ -85,7 +85,7 @@ def test_a_teacher_of_another_normalisation_sees_images_as_it_was_trained(tmp_pa
 def test_a_teacher_of_other_classes_is_refused(tmp_path):
     saved_teacher(tmp_path / "last.pt")
     with pytest.raises(UserError, match="class_names"):
-        load_teacher(tmp_path / "last.pt", dataset(classes=5), CPU, build_model)
+        load_teacher(tmp_path / "last.pt", "cnn_tiny", dataset(classes=5), CPU, build_model)
 
 
 def test_answers_equal_a_plain_forward_pass_in_eval_mode():

@@ -1,13 +1,16 @@
 """Networks in files: one dict of tensors and plain values, checked when it is read (design section 8)."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from utils.storage import DamagedFile, read_tensors, sha256_of, write_tensors
 
+BuildModel = Callable[[str, int], nn.Module]  # (name, number of classes) -> network
 FORMAT = 1
 REQUIRED = {
     "model": dict,
@@ -35,30 +38,58 @@ def save_checkpoint(path: Path, network: nn.Module, content: dict[str, Any]) -> 
     write_tensors(path, {"format": FORMAT, "model": weights, "sha256": weights_sha256(weights)} | content)
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read and check a checkpoint. Raises OSError where there is none, DamagedFile for anything else."""
+def load_checkpoint(path: Path, plain: bool = False) -> dict[str, Any]:
+    """Read and check a checkpoint. Raises OSError where there is none, DamagedFile for anything else.
+
+    With `plain`, the plain state_dict of another program passes too, as {"model": weights}; the prefixes that
+    DataParallel (`module.`) and torch.compile (`_orig_mod.`) leave are taken off.
+    """
     content = read_tensors(path)
     version = content.get("format")
-    if version != FORMAT:
-        hint = "update this program" if isinstance(version, int) and version > FORMAT else "train it again"
-        raise DamagedFile(f"{path} has checkpoint format {version!r}, this program reads {FORMAT}", hint)
-    for key, kind in REQUIRED.items():
-        if not isinstance(content.get(key), kind):
-            raise DamagedFile(f"{path} is no whole checkpoint: {key!r} is missing or not a {kind.__name__}")
-    if weights_sha256(content["model"]) != content["sha256"]:
-        raise DamagedFile(f"{path} is damaged: its weights do not match their checksum", "use another copy")
+    weights = content.get("state_dict", content)
+    if plain and version is None and _is_plain(weights):
+        content = {"model": {re.sub(r"^((module|_orig_mod)\.)+", "", name): t for name, t in weights.items()}}
+    elif version != FORMAT:
+        if isinstance(version, int) and version > FORMAT:
+            raise DamagedFile(f"{path} has format {version}, this program reads {FORMAT}", "update this program")
+        raise DamagedFile(f"{path} is no checkpoint of this program", "name a last.pt or best.pt")
+    else:
+        for key, kind in REQUIRED.items():
+            if not isinstance(content.get(key), kind):
+                raise DamagedFile(f"{path} is no whole checkpoint: {key!r} is missing or not a {kind.__name__}")
+        if not _is_plain(content["model"]):
+            raise DamagedFile(f"{path} is no whole checkpoint: 'model' does not hold named tensors")
+    for name, tensor in content["model"].items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise DamagedFile(f"{path} has weights that are not finite, in {name!r}", "use an earlier checkpoint")
     return content
 
 
-def restore_network(
-    path: Path, content: dict[str, Any], build_model: Callable[[str, int], nn.Module]
-) -> nn.Module:
-    """Build the network that a checkpoint describes and give it the checkpoint's weights."""
+def _is_plain(weights: Any) -> bool:
+    named = isinstance(weights, dict) and all(isinstance(name, str) for name in weights)
+    return named and len(weights) > 0 and all(isinstance(tensor, Tensor) for tensor in weights.values())
+
+
+def restore_network(path: Path, content: dict[str, Any], build_model: BuildModel) -> nn.Module:
+    """Build the network that a checkpoint describes and give it the checkpoint's weights.
+
+    Raises DamagedFile for weights that do not fit it.
+    """
+    name, classes = content["model_name"], content["num_classes"]
     try:
-        network = build_model(content["model_name"], content["num_classes"])
-        network.load_state_dict(content["model"])
+        with torch.device("meta"):  # the shapes are compared before any memory is taken
+            expected = {key: tensor.shape for key, tensor in build_model(name, classes).state_dict().items()}
     except (KeyError, RuntimeError) as error:
-        raise DamagedFile(
-            f"{path} does not fit a {content['model_name']!r}: {' '.join(str(error).split())[:200]}"
-        ) from error
+        raise DamagedFile(f"{path} holds a network {name!r} of {classes} classes, unknown here") from error
+    found = {key: tensor.shape for key, tensor in content["model"].items()}
+    if found != expected:
+        wrong = sorted(key for key in found.keys() | expected.keys() if found.get(key) != expected.get(key))
+        first = f"{wrong[0]} is {_shape(found, wrong[0])} instead of {_shape(expected, wrong[0])}"
+        raise DamagedFile(f"{path} does not fit a {name} of {classes} classes: {first} ({len(wrong)} differ)")
+    network = build_model(name, classes)
+    network.load_state_dict(content["model"])
     return network
+
+
+def _shape(shapes: dict[str, torch.Size], key: str) -> str:
+    return str(tuple(shapes[key])) if key in shapes else "missing"

@@ -42,7 +42,7 @@ class RunDir:
             if kept.get(name, identity[name]) != identity[name]
         ]
         if changed:
-            hint = "--overwrite to replace it, or another --results-dir"
+            hint = "a run goes on only as it began: --overwrite replaces it, another --results-dir keeps both"
             raise UserError(f"{self.path} holds a run with other settings: {', '.join(changed)}", hint)
         if self.test.exists():
             if resume or skip_finished:

@@ -1,6 +1,7 @@
 """One run from its settings to its results: what train.py and test.py do with a network."""
 
 import platform
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from utils.checkpoint import load_checkpoint, restore_network, save_checkpoint
+from utils.checkpoint import BuildModel, load_checkpoint, restore_network, save_checkpoint
 from utils.console import TrainingDisplay, print_header
 from utils.data.batches import Normalise
 from utils.data.dataset import Dataset, evaluation_batches, load_parts
@@ -23,7 +24,6 @@ from utils.results import RunDir, write_json
 from utils.teacher import load_teacher
 from utils.trainer import Schedule, Training, fit
 
-BuildModel = Callable[[str, int], nn.Module]
 ADVICE = "a GPU, fewer --epochs, --limit or a smaller --teacher would be faster"
 
 
@@ -44,7 +44,7 @@ def train_run(
         identity = config.identity() | {"data": dataset.fingerprint[:16]}
         teacher = None
         if config.role == "kd":
-            teacher = load_teacher(config.teacher_path, dataset, compute, build_model)
+            teacher = load_teacher(config.teacher_path, config.teacher, dataset, compute, build_model)
             identity |= {"teacher": teacher.name, "teacher_sha256": teacher.sha256[:16]}
         action = run_dir.prepare(identity, config.resume, config.overwrite, skip)
         if action == "skip":
@@ -59,6 +59,7 @@ def train_run(
         if action == "resume":
             kept = load_checkpoint(run_dir.last)
             training.load_state_dict(kept["model"], kept)
+            run_dir.write_history(training.history)  # the checkpoint is right where the two differ
         objective = OBJECTIVES[config.role](config)
         header = _header(config, dataset, compute, model, objective, batches)
         if teacher is not None:
@@ -86,7 +87,10 @@ def train_run(
 
         result = measure(training.result, dataset.test_batches(), compute)
         result |= {"epoch": training.epoch, "model": config.network, "dataset": config.dataset}
-        plot_run(config.run_dir.parent.name, run_dir.read_history(), run_dir.accuracy, run_dir.loss, result)
+        try:
+            plot_run(config.run_dir.parent.name, run_dir.read_history(), run_dir.accuracy, run_dir.loss, result)
+        except OSError as error:
+            print(f"warning: no plots: {error}", file=sys.stderr)  # figures are worth more than their picture
         write_json(run_dir.test, result)
         print(_sentence(result), flush=True)
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -59,27 +60,99 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_tensors(path: Path, content: dict[str, Any]) -> None:
-    """Write a dict of tensors and plain values, atomically, as `read_tensors` reads it."""
+    """Write a dict of tensors and plain values with a checksum, atomically, as `read_tensors` reads it."""
     with atomic_write(path) as file:
-        torch.save(content, file)
+        torch.save(content | {CHECKSUM: checksum(content)}, file)
 
 
 def read_tensors(path: Path, mmap: bool = False) -> dict[str, Any]:
     """Read a dict of tensors and plain values; nothing in the file can run code (`weights_only=True`).
 
-    Raises FileNotFoundError or another OSError where there is nothing to read, DamagedFile for anything
-    that is not such a dict.
+    Damage is found before and after loading: by the CRC of each part of the archive, by tensors that claim more
+    than the file holds, and by the checksum, where `write_tensors` put one (`torch.load` alone accepts a flipped
+    bit in a weight). Raises OSError where there is nothing to read, DamagedFile for anything that is not whole.
     """
-    if path.stat().st_size == 0:
-        raise DamagedFile(f"{path} is empty")
+    _require_whole_archive(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except (UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise DamagedFile(f"{path} is damaged or not a file of tensors ({reason})") from error
+    except LOAD_ERRORS as error:
+        raise DamagedFile(f"{path} is damaged or not a file of tensors ({_one_line(error)})", COPY) from error
     if not isinstance(content, dict):
-        raise DamagedFile(f"{path} holds a {type(content).__name__}, not a dict")
+        raise DamagedFile(f"{path} holds a {type(content).__name__}, not a dict", COPY)
+    _require_plausible(path, content)
+    expected = content.pop(CHECKSUM, None)
+    if expected is not None and expected != checksum(content):
+        raise DamagedFile(f"{path} is damaged: its content does not match its checksum", COPY)
     return content
+
+
+CHECKSUM = "checksum"
+COPY = "use another copy, or make it again"
+# What torch.load raises for files that it cannot make sense of.
+LOAD_ERRORS = (
+    UnpicklingError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    KeyError,
+    IndexError,
+    TypeError,
+    AttributeError,
+)
+LOAD_ERRORS += (OverflowError, AssertionError, ImportError)
+
+
+def _require_whole_archive(path: Path) -> None:
+    """Check the archive that `torch.save` writes: stored parts, each with its CRC."""
+    try:
+        with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
+            if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
+                raise DamagedFile(f"{path} is compressed, as torch.save never does", COPY)
+            broken = archive.testzip()
+    except (zipfile.BadZipFile, RuntimeError, EOFError, ValueError, NotImplementedError) as error:
+        what = (
+            "is empty" if path.stat().st_size == 0 else f"is damaged or not a file of tensors ({_one_line(error)})"
+        )
+        raise DamagedFile(f"{path} {what}", COPY) from error
+    if broken is not None:
+        raise DamagedFile(f"{path} is damaged in {broken}", COPY)
+
+
+def _require_plausible(path: Path, content: dict[str, Any]) -> None:
+    """Refuse what could not have come from so small a file, before anything of that size is made."""
+    size = path.stat().st_size
+    for number, (name, leaf) in enumerate(_leaves(content)):
+        claims = leaf.numel() * leaf.element_size() if isinstance(leaf, Tensor) else number
+        if claims > size:
+            raise DamagedFile(f"{path} is damaged: {name} claims more than the file holds", COPY)
+        if isinstance(leaf, Tensor) and (leaf.layout != torch.strided or leaf.device.type != "cpu"):
+            raise DamagedFile(f"{path} is damaged: {name} is no plain tensor", COPY)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:120]
+
+
+def checksum(content: Any) -> str:
+    """SHA-256 (hex) of nested dicts and lists of tensors and plain values, names and order included."""
+    digest = hashlib.sha256()
+    for name, leaf in _leaves(content):
+        text = sha256_of({"": leaf}) if isinstance(leaf, Tensor) else repr(leaf)
+        digest.update(f"{name}={text}\n".encode())
+    return digest.hexdigest()
+
+
+def _leaves(value: Any, name: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
+    """All tensors and plain values in nested dicts, lists and tuples, each with its path."""
+    if depth > 20:
+        raise DamagedFile("a file of tensors is nested in itself", COPY)
+    if isinstance(value, (dict, list, tuple)):
+        yield name, f"{type(value).__name__} of {len(value)}"
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, item in items:
+            yield from _leaves(item, f"{name}/{key!r}", depth + 1)
+    else:
+        yield name, value
 
 
 def sha256_of(tensors: Mapping[str, Tensor]) -> str:

@@ -1,17 +1,26 @@
 """The frozen teacher."""
 
-from collections.abc import Callable
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from utils.checkpoint import load_checkpoint, restore_network
+from utils.checkpoint import (
+    BuildModel,
+    load_checkpoint,
+    restore_network,
+    weights_sha256,
+)
 from utils.data.batches import Batch, Normalise
-from utils.data.dataset import Dataset
+from utils.data.dataset import Dataset, evaluation_batches
 from utils.device import Compute
 from utils.errors import UserError
+from utils.metrics import evaluate
+
+QUICK = 500  # images of a quick measurement
 
 
 @dataclass(frozen=True)
@@ -36,30 +45,43 @@ class Teacher:
             return self.model(images)
 
 
-def load_teacher(
-    path: Path, dataset: Dataset, compute: Compute, build_model: Callable[[str, int], nn.Module]
-) -> Teacher:
-    """Read a teacher from its checkpoint and freeze it.
+def load_teacher(path: Path, name: str, dataset: Dataset, compute: Compute, build_model: BuildModel) -> Teacher:
+    """Read a teacher and freeze it: a checkpoint of this program, or the plain state_dict of a network `name`.
 
-    Raises UserError for a teacher of other classes or another image size, or a file that is none.
+    Warns of one that guesses, and of one that was trained on other images. Raises UserError for a teacher of
+    other classes or another image size, or a file that is none.
     """
-    kept = load_checkpoint(path)
-    for name, value in (
-        ("class_names", list(dataset.train.class_names)),
-        ("image_size", dataset.train.image_size),
-    ):
-        if kept[name] != value:
+    kept = load_checkpoint(path, plain=True)
+    if "model_name" not in kept:
+        kept |= dataset.describe() | {"model_name": name, "sha256": weights_sha256(kept["model"])}
+    for key, value in (("class_names", list(dataset.train.class_names)), ("image_size", dataset.train.image_size)):
+        if kept[key] != value:
             hint = "train a teacher on this dataset, or name another --teacher-checkpoint"
-            raise UserError(f"the teacher {path} has {name} {kept[name]}, the dataset has {value}", hint)
+            raise UserError(f"the teacher {path} has {key} {kept[key]}, the dataset has {value}", hint)
     model = compute.place(restore_network(path, kept, build_model)).eval().requires_grad_(False)
-    accuracy = kept["metrics"]["val_top1"]
-    part = "validation" if accuracy is not None else "training"
-    accuracy = kept["metrics"]["train_top1"] if accuracy is None else accuracy
-    description = f"{kept['model_name']}, {part} top-1 {accuracy:.2f} %, {path}"
-    if kept["epoch"] < kept["config"]["epochs"]:
-        description += f" (unfinished: epoch {kept['epoch']} of {kept['config']['epochs']})"
     rescale = _rescale(Normalise(kept["mean"], kept["std"]), dataset.normalise, compute.device)
+    part, top1 = _accuracy(kept, model, dataset, compute)
+    description = f"{kept['model_name']}, {part} top-1 {top1:.2f} %, {path}"
+    if "epoch" in kept and kept["epoch"] < kept["config"]["epochs"]:
+        description += f" (unfinished: epoch {kept['epoch']} of {kept['config']['epochs']})"
+    if top1 < 150 / dataset.train.num_classes:
+        print(f"warning: THE TEACHER GUESSES: {part} top-1 {top1:.2f} % ({path})", file=sys.stderr)
+    if "config" in kept and kept["config"].get("data") != dataset.fingerprint[:16]:
+        text = "its training may have had images that are held out here"
+        print(f"warning: the teacher {path} was trained on other images: {text}", file=sys.stderr)
     return Teacher(model, compute, kept["model_name"], kept["sha256"], description, rescale)
+
+
+def _accuracy(kept: dict[str, Any], model: nn.Module, dataset: Dataset, compute: Compute) -> tuple[str, float]:
+    """What is known of a teacher's top-1 in percent, or else a quick measurement, and on which images it was."""
+    for part in ("val", "train"):
+        top1 = kept.get("metrics", {}).get(f"{part}_top1")
+        if top1 is not None:
+            return {"val": "validation", "train": "training"}[part], top1
+    images = dataset.val or dataset.train
+    few = images.select(torch.arange(min(QUICK, len(images)), device=images.labels.device))
+    batches = evaluation_batches(few, Normalise(kept["mean"], kept["std"]))
+    return f"{len(few)} images'", evaluate(model, batches, compute).top1
 
 
 def _rescale(own: Normalise, students: Normalise, device: torch.device) -> tuple[Tensor, Tensor] | None:

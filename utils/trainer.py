@@ -109,6 +109,9 @@ class Training:
         """Continue where `state_dict` was taken; `result` holds the weights of that moment's `result`."""
         self.result.load_state_dict(result)
         self.optimizer.load_state_dict(state["optimizer"])
+        for parameter, kept in self.optimizer.state.items():
+            if any(value.shape != parameter.shape for value in kept.values() if isinstance(value, torch.Tensor)):
+                raise UserError("the optimizer state in the checkpoint does not fit the network")
         self.history = [EpochRecord(**record) for record in state["history"]]
         if self.averaged is not None:
             self.model.load_state_dict(state["averaging"]["model"])
