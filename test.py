@@ -13,7 +13,8 @@ from pathlib import Path
 from config import parse
 from models import MODELS, build_model
 from utils.data.sources import SOURCES
-from utils.errors import UserError, run
+from utils.errors import UserError
+from utils.program import run
 
 
 def main(argv: list[str]) -> None:

@@ -12,7 +12,8 @@ import sys
 from config import parse
 from models import MODELS, build_model
 from utils.data.sources import SOURCES
-from utils.errors import UsageError, run
+from utils.errors import UsageError
+from utils.program import run
 
 
 def main(argv: list[str]) -> None:

@@ -1,8 +1,14 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from utils.program import SPIN_COUNT
+
+os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)  # before torch is imported, as the programs do
+
 import torch
 
 ROOT = Path(__file__).parent.parent

@@ -1,10 +1,4 @@
-"""Failures that a user can mend, and the one place where an ending becomes an exit code."""
-
-import errno
-import os
-import signal
-import sys
-from collections.abc import Callable
+"""Failures that a user can mend."""
 
 
 class UserError(Exception):
@@ -33,57 +27,3 @@ class Interrupted(BaseException):
     def __init__(self, signal_number: int, note: str = ""):
         super().__init__(note)
         self.signal_number = signal_number
-
-
-def describe(error: BaseException) -> tuple[str, str]:
-    """Return (what went wrong, hint) for any exception, each without line breaks."""
-    if isinstance(error, UserError):
-        return Exception.__str__(error), error.hint
-    text = " ".join(str(error).split())
-    if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
-        return "out of memory", "a smaller --batch-size, a smaller network, or --limit"
-    if isinstance(error, OSError) and error.errno is not None:
-        where = f"{error.filename}: " if error.filename else ""
-        hint = {
-            errno.ENOSPC: "free some space or choose another --results-dir",
-            errno.EFBIG: "the file size limit (ulimit -f) is too low for a checkpoint",
-            errno.EACCES: "check the permissions, or choose another --results-dir",
-            errno.EROFS: "choose a --results-dir that can be written",
-        }.get(error.errno, "")
-        return f"{where}{os.strerror(error.errno)}", hint
-    return f"unexpected {type(error).__name__}: {text}", "--debug shows where; please report it"
-
-
-def run(main: Callable[[list[str]], None], argv: list[str]) -> int:
-    """Run an entry point and return its exit code: 0, 1, 2, 130 or 143 (design section 9).
-
-    Every error ends as one line on stderr; `--debug` among the arguments shows the traceback too.
-    """
-    sys.stdout.reconfigure(errors="replace")  # a terminal without UTF-8 must not end a training
-    sys.stderr.reconfigure(errors="replace")
-    if "--debug" not in argv:
-        sys.excepthook = _one_line
-    try:
-        main(argv)
-        sys.stdout.flush()
-    except UserError as error:
-        if "--debug" in argv:
-            raise
-        _one_line(type(error), error, None)
-        return error.exit_code
-    except (Interrupted, KeyboardInterrupt) as stop:
-        number = stop.signal_number if isinstance(stop, Interrupted) else signal.SIGINT
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # an impatient second one would change the exit code
-        note = f": {stop}" if str(stop) else ""
-        print(f"\nstopped by {signal.Signals(number).name}{note}", file=sys.stderr)
-        return 128 + number
-    except BrokenPipeError:
-        # Whoever read our output has gone; Python's own flush at exit would complain once more.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    return 0
-
-
-def _one_line(_kind, error: BaseException, _traceback) -> None:
-    what, hint = describe(error)
-    print(f"error: {what} (hint: {hint})" if hint else f"error: {what}", file=sys.stderr)
