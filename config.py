@@ -72,6 +72,11 @@ DEFAULTS = {
 RECIPE_FLAGS = tuple(field.name for field in fields(Recipe))
 
 
+def number(value: float) -> str:
+    """The shortest text that reads back as `value`: 5, 2.5, 1e-07."""
+    return f"{value:g}" if float(f"{value:g}") == value else repr(value)
+
+
 def defaults_for(dataset: str) -> DatasetDefaults:
     return DEFAULTS.get(dataset, DatasetDefaults())
 
@@ -135,7 +140,7 @@ class Config:
     @property
     def run_dir(self) -> Path:
         """For instance `results/cifar10/kd-cnn-t5/seed0`."""
-        name = f"{self.role}-{self.network}" + (f"-t{self.temp:g}" if self.role == "kd" else "")
+        name = f"{self.role}-{self.network}" + (f"-t{number(self.temp)}" if self.role == "kd" else "")
         return self.dataset_dir / name / f"seed{self.seed}"
 
     @property
@@ -185,10 +190,11 @@ class Config:
 
     def command(self, role: str) -> str:
         """The shortest train.py command for `role` in this experiment, ready to paste."""
-        words = {"teacher": ["--tto", "True"], "kd": ["--kd", "True", "--temp", f"{self.temp:g}"]}.get(role, [])
+        words = {"teacher": ["--tto", "True"], "kd": ["--kd", "True", "--temp", number(self.temp)]}.get(role, [])
         for name in PLACE_FLAGS:
             if name in self.typed and (role, name) not in (("teacher", "student"), ("student", "teacher")):
-                words += [f"--{name.replace('_', '-')}", str(getattr(self, name))]
+                flag, value = f"--{name.replace('_', '-')}", str(getattr(self, name))
+                words += [f"{flag}={value}"] if value.startswith("-") else [flag, value]
         return shlex.join(["python", "train.py", *words])
 
 
@@ -274,7 +280,7 @@ def path(text: str) -> str:
 
 
 def nearest(text: str, names: Collection[str]) -> str:
-    match = difflib.get_close_matches(text, names, n=1, cutoff=0.5)
+    match = difflib.get_close_matches(text.lower(), names, n=1, cutoff=0.5)
     return f", did you mean {match[0]}?" if match else ""
 
 
@@ -390,22 +396,18 @@ def default_text(flag: Flag) -> str:
     """The default of a flag for its help line; where datasets or roles differ, all of them."""
     if flag.name not in (*RECIPE_FLAGS, "teacher", "student"):
         return "" if flag.default is None or flag.default is False or flag.many else f" (default: {flag.default})"
-    if flag.name in ("teacher", "student"):
-        usual, others = (getattr(DatasetDefaults(), flag.name),) * 2, {}
-        others = {name: (getattr(d, flag.name),) * 2 for name, d in DEFAULTS.items()}
-    else:
-        usual = (getattr(Recipe(), flag.name),) * 2
-        others = {
-            name: (getattr(d.teacher_recipe, flag.name), getattr(d.student_recipe, flag.name))
-            for name, d in DEFAULTS.items()
-        }
-    text = f" (default: {usual[0]}"
-    for name, (teacher, student) in others.items():
-        if (teacher, student) != usual:
-            text += f"; {name}: {teacher}" + (
-                f" for teachers, {student} for students" if teacher != student else ""
-            )
-    return text + ")"
+
+    def values(defaults: DatasetDefaults) -> tuple[Any, Any]:
+        if flag.name in ("teacher", "student"):
+            return (getattr(defaults, flag.name),) * 2
+        return getattr(defaults.teacher_recipe, flag.name), getattr(defaults.student_recipe, flag.name)
+
+    def text(teacher: Any, student: Any) -> str:
+        return f"{teacher}" if teacher == student else f"{teacher} for teachers, {student} for students"
+
+    usual = values(DatasetDefaults())
+    own = {name: values(defaults) for name, defaults in DEFAULTS.items() if values(defaults) != usual}
+    return f" (default: {'; '.join([text(*usual), *(f'{name}: {text(*pair)}' for name, pair in own.items())])})"
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
@@ -494,10 +496,12 @@ def contradictions(program: str, values: dict[str, Any], typed: Collection[str])
         problems.append("--temp needs a value")
     if len(values["temp"]) > 1 and not values.get("all"):
         problems.append("several --temp values need train.py --all")
+    for name in ("temp", "alpha", "teacher_checkpoint"):
+        if name in typed and "kd" not in typed and "all" not in typed:
+            problems.append(
+                f"--{name.replace('_', '-')} needs --kd True" + (" or --all" if program == "train.py" else "")
+            )
     if program == "train.py":
-        for name in ("temp", "alpha", "teacher_checkpoint"):
-            if name in typed and "kd" not in typed and "all" not in typed:
-                problems.append(f"--{name.replace('_', '-')} needs --kd True or --all")
         if values["teacher_checkpoint"] and values["all"]:
             problems.append("--teacher-checkpoint and --all exclude each other: --all trains its own teacher")
         if values["resume"] and values["overwrite"]:

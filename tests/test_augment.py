@@ -85,6 +85,7 @@ def test_an_epoch_of_batches_equals_the_reference_image_by_image():
     view = draw_view(7, 3, 50, 32)
     served = epoch_of(Batches(image_set, RAW, 16, seed=7), 3)
     assert served.view == 3
+    assert torch.equal(served.indices, draw_order(7, 3, 50))
     assert torch.equal(served.labels, image_set.labels[served.indices])
     for row, index in enumerate(served.indices.tolist()):
         expected = reference_crop(image_set.images[index], view.top[index], view.left[index], view.flip[index])

@@ -103,6 +103,9 @@ def test_damaged_json_is_named(tmp_path):
         read_json(tmp_path / "a.json")
     with pytest.raises(UserError, match=r"b\.json is missing"):
         read_json(tmp_path / "b.json")
+    (tmp_path / "a.json").write_text('{"epoch": "3"}')
+    with pytest.raises(UserError, match=r"no 'epoch'"):
+        read_json(tmp_path / "a.json", epoch=int)
 
 
 def test_the_table_shows_mean_deviation_and_paired_gain_over_seeds(tmp_path):

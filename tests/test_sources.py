@@ -301,7 +301,7 @@ def test_an_image_is_cropped_to_its_central_square(tmp_path, size):
 def test_images_of_different_sizes_and_formats_share_a_class(tmp_path):
     make_tree(tmp_path)
     save(tmp_path / "train" / "cat" / "3.jpg", solid(200, 100, 50, size=(500, 300)))
-    save(tmp_path / "train" / "cat" / "4.bmp", solid(200, 100, 50, size=(5, 9)))
+    save(tmp_path / "train" / "cat" / "4.BMP", solid(200, 100, 50, size=(5, 9)))
     save(tmp_path / "train" / "cat" / "5.gif", solid(200, 100, 50, size=(32, 32)).quantize())
     train, _ = load(tmp_path)
     assert train.labels.bincount().tolist() == [6, 3]
@@ -343,7 +343,7 @@ def test_hidden_files_and_files_that_are_no_images_are_passed_over(tree):
 
 
 def broken_files(tree: Path) -> list[Path]:
-    """Five kinds of damage in both classes of `train/`, beside images that are whole."""
+    """Five kinds of damage in both classes and both parts, beside images that are whole."""
     cat, dog = tree / "train" / "cat", tree / "train" / "dog"
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     jpeg, png = save(tree / "whole.jpg", noise).read_bytes(), save(tree / "whole.png", noise).read_bytes()
@@ -353,7 +353,7 @@ def broken_files(tree: Path) -> list[Path]:
         cat / "cut.jpg": jpeg[: len(jpeg) // 2],
         cat / "cut.png": png[: len(png) // 2],
         cat / "text.jpg": b"hello, I am no image\n",
-        dog / "empty.png": b"",
+        tree / "test" / "dog" / "empty.png": b"",
         dog / "flipped.png": bytes(flipped),
     }
     for path, data in content.items():
@@ -366,7 +366,7 @@ def test_all_unreadable_images_are_named_at_once(tree):
     with pytest.raises(UserError) as raised:
         load(tree)
     text = str(raised.value)
-    assert text.startswith("5 unreadable of 11 images: ")
+    assert text.startswith("5 unreadable of 13 images: ")
     assert all(str(path) in text for path in broken)
     assert not any(str(tree / "train" / name / "0.png") in text for name in ("cat", "dog"))
     assert raised.value.hint
@@ -386,7 +386,7 @@ def test_a_folder_can_be_loaded_once_its_broken_images_are_removed(tree):
 def test_of_very_many_unreadable_images_the_first_are_named_and_the_rest_counted(tree):
     for index in range(23):
         (tree / "train" / "dog" / f"bad{index:02}.png").write_bytes(b"")
-    with pytest.raises(UserError, match=r"23 unreadable of 29 images: .*bad19\.png.* and 3 more") as raised:
+    with pytest.raises(UserError, match=r"23 unreadable of 31 images: .*bad19\.png.* and 3 more") as raised:
         load(tree)
     assert "bad20" not in str(raised.value)
 
@@ -414,7 +414,7 @@ def test_whatever_a_decoder_raises_the_file_is_named(tree, monkeypatch, error):
         return decode(path, size)
 
     monkeypatch.setattr(folder, "decode_image", fail_on_one)
-    with pytest.raises(UserError, match=r"2 unreadable of 6 images: .*cat.1\.png \(bad\), .*dog.1\.png \(bad\)"):
+    with pytest.raises(UserError, match=r"2 unreadable of 8 images: .*cat.1\.png \(bad\), .*dog.1\.png \(bad\)"):
         load(tree)
 
 
@@ -621,8 +621,8 @@ def test_a_cache_of_something_else_is_made_again_with_a_note(tree, capsys):
     images = content["images"].clone()
     for wrong in (
         [1, 2],
-        content | {"images": images[:5]},
-        content | {"images": images.float()},
+        content | {"images": images[:5], "sha256": storage.sha256_of({"images": images[:5]})},
+        content | {"images": images.float(), "sha256": storage.sha256_of({"images": images.float()})},
         content | {"images": images.flip(0)},
         {"key": content["key"]},
     ):

@@ -8,10 +8,8 @@ from typing import Any
 
 from utils.errors import UserError
 from utils.plots import plot_comparison
-from utils.results import RunDir, read_json
+from utils.results import ROLES, RunDir
 from utils.storage import write_text
-
-ROLES = ("teacher", "student", "kd")
 
 
 @dataclass
@@ -84,7 +82,7 @@ def _read_rows(dataset_dir: Path) -> list[Row]:
         run = RunDir(path.parent)
         row = rows.setdefault(path.parent.parent.name, Row(path.parent.parent.name))
         seed = int(path.parent.name.removeprefix("seed"))
-        row.configs[seed], row.tests[seed] = read_json(run.config), read_json(run.test)
+        row.configs[seed], row.tests[seed] = run.read_config(), run.read_test()
         row.histories[seed] = run.read_history()
     return sorted(
         rows.values(), key=lambda row: (ROLES.index(row.identity["role"]), row.identity.get("temp", 0), row.name)

@@ -15,6 +15,9 @@ from utils.storage import SUFFIX, write_text
 from utils.trainer import EpochRecord
 
 FILES = ("config.json", "history.csv", "last.pt", "best.pt", "accuracy.png", "loss.png", "test.json")
+AGAIN = "--overwrite makes that run again"
+ROLES = ("teacher", "student", "kd")
+NUMBER = (int, float)
 COLUMNS = tuple(field.name for field in fields(EpochRecord))
 
 
@@ -35,7 +38,7 @@ class RunDir:
         """
         if overwrite or not any((self.path / name).exists() for name in FILES):
             return "start"
-        kept = read_json(self.config).get("identity", {})
+        kept = self.read_config()["identity"]
         changed = [
             f"{name} {kept[name]} -> {identity[name]}"
             for name in identity
@@ -91,25 +94,43 @@ class RunDir:
             writer.writerow("" if value is None else f"{value:.6g}" for value in values)
         write_text(self.history, text.getvalue())
 
+    def read_config(self) -> dict[str, Any]:
+        """What config.json records of this run. Raises UserError for a damaged file."""
+        config = read_json(self.config, identity=dict, data=dict, objective=str, device=str, command=str)
+        identity, counts = config["identity"], [config["data"].get(part) for part in ("train", "val", "test")]
+        known = identity.get("role") in ROLES and isinstance(identity.get("network"), str)
+        temp = isinstance(identity.get("temp"), NUMBER) or identity.get("role") != "kd"
+        if not (known and temp and all(isinstance(count, int) for count in counts)):
+            raise UserError(f"{self.config} is damaged", AGAIN)
+        return config
+
+    def read_test(self) -> dict[str, Any]:
+        """The figures in test.json. Raises UserError for a damaged file."""
+        return read_json(self.test, top1=NUMBER, top5=NUMBER, loss=NUMBER, parameters=int, epoch=int)
+
     def read_history(self) -> list[dict[str, float | None]]:
-        """The rows of history.csv, numbers or None."""
-        with open(self.history, newline="", encoding="utf-8") as file:
-            return [
-                {key: float(value) if value else None for key, value in row.items()}
-                for row in csv.DictReader(file)
-            ]
+        """The rows of history.csv, numbers or None. Raises UserError for a damaged file."""
+        with open(self.history, newline="", encoding="utf-8", errors="replace") as file:
+            rows = list(csv.DictReader(file))
+        try:
+            return [{name: float(row[name]) if row[name] else None for name in COLUMNS} for row in rows]
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{self.history} is damaged", f"remove {self.test}, then --resume mends both"
+            ) from error
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object. Raises UserError for anything else."""
+def read_json(path: Path, **required: type | tuple[type, ...]) -> dict[str, Any]:
+    """Read a JSON object that has the keys of `required`, of these types. Raises UserError for anything else."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{path} is missing", "--overwrite starts that run again") from None
-    except ValueError as error:
-        raise UserError(f"{path} is damaged ({error})", "--overwrite starts that run again") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} is damaged (no JSON object)", "--overwrite starts that run again")
+        raise UserError(f"{path} is missing", AGAIN) from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged ({error})", AGAIN) from error
+    for key, kind in required.items():
+        if not isinstance(content, dict) or not isinstance(content.get(key), kind):
+            raise UserError(f"{path} is damaged (no {key!r} that it should have)", AGAIN)
     return content
 
 

@@ -1,5 +1,6 @@
 """Files on disk: whole or absent whatever happens while they are written, and data only when they are read."""
 
+import errno
 import hashlib
 import os
 import zipfile
@@ -62,7 +63,12 @@ def write_text(path: Path, text: str) -> None:
 def write_tensors(path: Path, content: dict[str, Any]) -> None:
     """Write a dict of tensors and plain values with a checksum, atomically, as `read_tensors` reads it."""
     with atomic_write(path) as file:
-        torch.save(content | {CHECKSUM: checksum(content)}, file)
+        try:
+            torch.save(content | {CHECKSUM: checksum(content)}, file)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from error
+            raise
 
 
 def read_tensors(path: Path, mmap: bool = False) -> dict[str, Any]:
@@ -114,6 +120,10 @@ def _require_whole_archive(path: Path) -> None:
             "is empty" if path.stat().st_size == 0 else f"is damaged or not a file of tensors ({_one_line(error)})"
         )
         raise DamagedFile(f"{path} {what}", COPY) from error
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a damaged directory points before the start of the file
+            raise
+        raise DamagedFile(f"{path} is damaged or not a file of tensors", COPY) from error
     if broken is not None:
         raise DamagedFile(f"{path} is damaged in {broken}", COPY)
 

@@ -1,5 +1,6 @@
 """CIFAR-10 and CIFAR-100 (Krizhevsky, 2009) through torchvision, which downloads them and checks them."""
 
+import http.client
 import socket
 from pathlib import Path
 
@@ -20,8 +21,8 @@ def load(name: str, data_dir: Path, _image_size: int) -> tuple[ImageSet, ImageSe
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
         # Both parts are in one archive, so the second finds what the first one fetched.
-        train, test = (kind(str(data_dir), train=train, download=True) for train in (True, False))
-    except (OSError, RuntimeError) as error:
+        train, test = (_checked(kind)(str(data_dir), train=train, download=True) for train in (True, False))
+    except (OSError, RuntimeError, http.client.HTTPException) as error:
         raise UserError(
             f"{name} is not in {data_dir} and could not be fetched ({' '.join(str(error).split())})",
             f"try again, or put {kind.filename} (MD5 {kind.tgz_md5}) from {kind.url} into {data_dir}/, "
@@ -33,7 +34,8 @@ def load(name: str, data_dir: Path, _image_size: int) -> tuple[ImageSet, ImageSe
 
 
 def _image_set(dataset) -> ImageSet:
-    return ImageSet(torch.from_numpy(dataset.data), torch.tensor(dataset.targets), tuple(dataset.classes))
+    images = torch.from_numpy(dataset.data).contiguous()  # torchvision's array is a transposed view
+    return ImageSet(images, torch.tensor(dataset.targets), tuple(dataset.classes))
 
 
 def _torchvision_datasets():
@@ -48,3 +50,14 @@ def _torchvision_datasets():
             "(for a CPU-only pair add --index-url https://download.pytorch.org/whl/cpu)",
         ) from error
     return datasets
+
+
+def _checked(kind):
+    from torchvision.datasets.utils import check_integrity
+
+    class Checked(kind):
+        def _check_integrity(self) -> bool:
+            names = Path(self.root, self.base_folder, self.meta["filename"])
+            return super()._check_integrity() and check_integrity(names, self.meta["md5"])
+
+    return Checked

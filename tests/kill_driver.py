@@ -1,0 +1,149 @@
+"""Trains in forked children that are killed with SIGKILL, resumes them, and compares with an unbroken run.
+
+    python tests/kill_driver.py FOLDER MOMENTS
+
+Kills at MOMENTS random moments and at each stage of a save. Prints a line for each kill that did not end in the
+same weights, optimizer, history and figures, then how many kills there were. Everything is imported, and nothing
+computed, before the first fork: OpenMP's threads do not survive one.
+"""
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from utils.program import SPIN_COUNT, run
+
+os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
+
+import torch
+
+import models.cnn  # noqa: F401
+import utils.data.sources.shapes
+import utils.report
+import utils.run
+from train import main
+from utils import storage
+
+FLAGS = "--dataset shapes --limit 130 --student cnn_tiny --epochs 4 --batch-size 40 --ema 0.9".split()
+STAGES = ("half written", "written", "synced", "renamed")
+SAVES = (1, 2, 4, 5)  # of last.pt and best.pt, some of each
+
+
+def start(results: Path, *words: str, prepare=lambda: None) -> int:
+    """Fork a child that trains; returns its process number."""
+    child = os.fork()
+    if child:
+        return child
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.dup2(null, 2)
+    prepare()
+    code = run(main, [*FLAGS, "--results-dir", str(results), *words])
+    os._exit(code)
+
+
+def finish(results: Path) -> bool:
+    """Resume to the end; whether that went well."""
+    _, status = os.waitpid(start(results, "--resume"), 0)
+    return status == 0
+
+
+def outcome(results: Path) -> str:
+    """Everything that must not depend on a kill, as text; read in a child, because reading computes too."""
+    output, report = os.pipe()
+    if not os.fork():
+        os.write(report, read_outcome(results).encode())
+        os._exit(0)
+    os.close(report)
+    with os.fdopen(output) as file:
+        text = file.read()
+    os.wait()
+    return text
+
+
+def read_outcome(results: Path) -> str:
+    folder = results / "shapes/student-cnn_tiny/seed0"
+    last, best = (torch.load(folder / name, weights_only=True) for name in ("last.pt", "best.pt"))
+    for content in (last, best):
+        content.pop("checksum")
+        content["metrics"]["seconds"] = 0
+    for record in last["history"]:
+        record["seconds"] = 0
+    sums = [storage.checksum(content) for content in (last, best)]
+    history = [line.rsplit(",", 1)[0] for line in (folder / "history.csv").read_text().splitlines()]
+    left = sorted(path.name for path in folder.iterdir())
+    return json.dumps([sums, history, json.loads((folder / "test.json").read_text()), left])
+
+
+def kill_in_save(stage: str, number: int):
+    """Make the process kill itself at a stage of its save number `number`."""
+    saves = []
+
+    def die() -> None:
+        if len(saves) == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def prepare() -> None:
+        real_save, real_fsync, real_replace = torch.save, os.fsync, os.replace
+
+        def save(content, file):
+            saves.append(1)
+            if stage == "half written" and len(saves) == number:
+                file.write(b"PK" + bytes(1000))
+                file.flush()
+                die()
+            real_save(content, file)
+
+        def fsync(descriptor):
+            if stage == "written":
+                die()
+            real_fsync(descriptor)
+
+        def replace(source, target):
+            if stage == "synced":
+                die()
+            real_replace(source, target)
+            if stage == "renamed":
+                die()
+
+        torch.save, os.fsync, os.replace = save, fsync, replace
+
+    return prepare
+
+
+def drive(folder: Path, moments: int) -> None:
+    utils.data.sources.shapes.TRAIN, utils.data.sources.shapes.TEST = 200, 50  # drawn at every start
+    began = time.perf_counter()
+    assert finish(folder / "unbroken")
+    length = time.perf_counter() - began
+    kills = []
+    for number in range(moments):
+        kills.append((f"after {number}/{moments}", random.uniform(0, length), lambda: None))
+    for stage in STAGES:
+        kills += [(f"save {number} {stage}", None, kill_in_save(stage, number)) for number in SAVES]
+    hit = []
+    for number, (name, delay, prepare) in enumerate(kills):
+        results = folder / f"killed{number}"
+        child = start(results, prepare=prepare)
+        if delay is not None:
+            time.sleep(delay)
+            os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+        if os.WIFSIGNALED(status):
+            hit.append(name)
+        done = finish(results)
+        if not done or outcome(results) != outcome(folder / "unbroken"):
+            print(f"{name}: resuming {'ended differently' if done else 'failed'}")
+    in_saves = sum(name.startswith("save") for name in hit)
+    print(f"killed: {len(hit) - in_saves} at random moments, {in_saves} in saves")
+
+
+if __name__ == "__main__":
+    random.seed(0)
+    drive(Path(sys.argv[1]), int(sys.argv[2]))
