@@ -27,7 +27,7 @@ def command():
 
     def run(*words: object, check: int | None = 0, **more) -> subprocess.CompletedProcess:
         line = [sys.executable, *map(str, words)]
-        done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=240, **more)
+        done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, **{"timeout": 240} | more)
         if check is not None:
             assert done.returncode == check, f"{line}\nexit code {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done

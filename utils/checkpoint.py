@@ -81,14 +81,19 @@ def restore_network(path: Path, content: dict[str, Any], build_model: BuildModel
             expected = {key: tensor.shape for key, tensor in build_model(name, classes).state_dict().items()}
     except (KeyError, RuntimeError) as error:
         raise DamagedFile(f"{path} holds a network {name!r} of {classes} classes, unknown here") from error
-    found = {key: tensor.shape for key, tensor in content["model"].items()}
-    if found != expected:
-        wrong = sorted(key for key in found.keys() | expected.keys() if found.get(key) != expected.get(key))
-        first = f"{wrong[0]} is {_shape(found, wrong[0])} instead of {_shape(expected, wrong[0])}"
-        raise DamagedFile(f"{path} does not fit a {name} of {classes} classes: {first} ({len(wrong)} differ)")
+    require_fit(path, content["model"], expected, f"a {name} of {classes} classes")
     network = build_model(name, classes)
     network.load_state_dict(content["model"])
     return network
+
+
+def require_fit(path: Path, weights: dict[str, Tensor], expected: dict[str, torch.Size], what: str) -> None:
+    """Raise DamagedFile unless `weights` have the `expected` names and shapes."""
+    found = {key: tensor.shape for key, tensor in weights.items()}
+    if found != expected:
+        wrong = sorted(key for key in found.keys() | expected.keys() if found.get(key) != expected.get(key))
+        first = f"{wrong[0]} is {_shape(found, wrong[0])} instead of {_shape(expected, wrong[0])}"
+        raise DamagedFile(f"{path} does not fit {what}: {first} ({len(wrong)} differ)")
 
 
 def _shape(shapes: dict[str, torch.Size], key: str) -> str:

@@ -39,6 +39,7 @@ def run(main: Callable[[list[str]], None], argv: list[str]) -> int:
     Every error ends as one line on stderr; `--debug` among the arguments shows the traceback too.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)  # read when torch is imported, which is later
+    os.environ["MPLBACKEND"] = "agg"  # plots are files; matplotlib fails at import for a backend that it lacks
     sys.stdout.reconfigure(errors="replace")  # a terminal without UTF-8 must not end a training
     sys.stderr.reconfigure(errors="replace")
     if "--debug" not in argv:
@@ -46,11 +47,6 @@ def run(main: Callable[[list[str]], None], argv: list[str]) -> int:
     try:
         main(argv)
         sys.stdout.flush()
-    except UserError as error:
-        if "--debug" in argv:
-            raise
-        _one_line(type(error), error, None)
-        return error.exit_code
     except (Interrupted, KeyboardInterrupt) as stop:
         number = stop.signal_number if isinstance(stop, Interrupted) else signal.SIGINT
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # an impatient second one would change the exit code
@@ -61,6 +57,11 @@ def run(main: Callable[[list[str]], None], argv: list[str]) -> int:
         # Whoever read our output has gone; Python's own flush at exit would complain once more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except (UserError, OSError) as error:
+        if "--debug" in argv:
+            raise
+        _one_line(type(error), error, None)
+        return error.exit_code if isinstance(error, UserError) else 1
     return 0
 
 

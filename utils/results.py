@@ -123,7 +123,7 @@ class RunDir:
 def read_json(path: Path, **required: type | tuple[type, ...]) -> dict[str, Any]:
     """Read a JSON object that has the keys of `required`, of these types. Raises UserError for anything else."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
     except FileNotFoundError:
         raise UserError(f"{path} is missing", AGAIN) from None
     except (ValueError, RecursionError) as error:

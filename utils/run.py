@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from utils.checkpoint import BuildModel, load_checkpoint, restore_network, save_checkpoint
+from utils.checkpoint import BuildModel, load_checkpoint, require_fit, restore_network, save_checkpoint
 from utils.console import TrainingDisplay, print_header
 from utils.data.batches import Normalise
 from utils.data.dataset import Dataset, evaluation_batches, load_parts
@@ -21,6 +21,7 @@ from utils.losses import OBJECTIVES
 from utils.metrics import count_parameters, measure
 from utils.plots import plot_run
 from utils.results import RunDir, write_json
+from utils.storage import DamagedFile
 from utils.teacher import load_teacher
 from utils.trainer import Schedule, Training, fit
 
@@ -57,8 +58,7 @@ def train_run(
         settings = {field.name: getattr(config, field.name, len(batches)) for field in fields(Schedule)}
         training = Training(model, Schedule(**settings))
         if action == "resume":
-            kept = load_checkpoint(run_dir.last)
-            training.load_state_dict(kept["model"], kept)
+            _restore(run_dir.last, training, config.network)
             run_dir.write_history(training.history)  # the checkpoint is right where the two differ
         objective = OBJECTIVES[config.role](config)
         header = _header(config, dataset, compute, model, objective, batches)
@@ -138,6 +138,19 @@ def _header(config, dataset: Dataset, compute: Compute, model: nn.Module, object
     if batches.num_images < len(batches.image_set):
         header["note"] = "the last batch of an epoch would be a single image; it is left out"
     return header
+
+
+def _restore(path: Path, training: Training, name: str) -> None:
+    """Continue from the checkpoint of an earlier process. Raises DamagedFile if it does not fit."""
+    kept = load_checkpoint(path)
+    expected = {key: tensor.shape for key, tensor in training.result.state_dict().items()}
+    require_fit(path, kept["model"], expected, f"the {name} of this run")
+    try:
+        training.load_state_dict(kept["model"], kept)
+    except (UserError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise DamagedFile(
+            f"{path} cannot be resumed: {error!s:.200}", "--overwrite starts the run again"
+        ) from error
 
 
 def _save_epoch(run_dir: RunDir, training: Training, content: dict[str, Any]) -> None:

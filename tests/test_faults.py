@@ -1,0 +1,404 @@
+"""What goes wrong on real machines, and the one line or the quiet recovery that must follow."""
+
+import csv
+import errno
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.data import DataLoader  # noqa: F401  (imported before memory is limited)
+
+import train
+import utils.run
+from utils import storage
+from utils.program import run
+from utils.results import RunDir
+from utils.storage import read_tensors, write_tensors
+
+ROOT = Path(__file__).parent.parent
+FLAGS = "--dataset shapes --limit 130 --teacher cnn_tiny --student cnn_tiny --epochs 3 --batch-size 43".split()
+RUN = "shapes/student-cnn_tiny/seed0"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_shapes():
+    """Draw fewer images than the programs do; children that are started as programs draw all."""
+    from utils.data.sources import shapes
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shapes, "TRAIN", 200)
+        patch.setattr(shapes, "TEST", 60)
+        yield
+
+
+@pytest.fixture(scope="module")
+def stopped(few_shapes, tmp_path_factory) -> Path:
+    """Results of a training that was stopped after two of three epochs."""
+    results = tmp_path_factory.mktemp("stopped")
+    real = utils.run._save_epoch
+
+    def save_and_stop(run_dir, training, content):
+        real(run_dir, training, content)
+        if training.epoch == 2:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(utils.run, "_save_epoch", save_and_stop)
+        assert run(train.main, [*FLAGS, "--results-dir", str(results)]) == 130
+    return results
+
+
+@pytest.fixture
+def results(stopped, tmp_path) -> Path:
+    """A copy of `stopped` of one's own."""
+    return shutil.copytree(stopped, tmp_path / "results")
+
+
+@pytest.fixture
+def resume(results, capsys):
+    """Resume in this process: (exit code, stderr)."""
+
+    def go(*words: str) -> tuple[int, str]:
+        code = run(train.main, [*FLAGS, "--results-dir", str(results), "--resume", *words])
+        return code, capsys.readouterr().err
+
+    return go
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def rewrite(path: Path, change) -> None:
+    """Change the content of a checkpoint and give it a right checksum again."""
+    content = read_tensors(path)
+    change(content)
+    write_tensors(path, content)
+
+
+class Evil:
+    def __reduce__(self):
+        return os.system, ("touch ran-by-pickle",)
+
+
+def truncate(keep):
+    return lambda path: path.write_bytes(path.read_bytes()[: keep(path.stat().st_size)])
+
+
+def flip_a_bit_of(key: str):
+    def damage(path: Path) -> None:
+        content = torch.load(path, weights_only=True)
+        tensor = (
+            content["model"]["head.weight"]
+            if key == "model"
+            else content["optimizer"]["state"][0]["momentum_buffer"]
+        )
+        data, needle = bytearray(path.read_bytes()), tensor.contiguous().numpy().tobytes()
+        data[data.index(needle) + 5] ^= 1
+        path.write_bytes(data)
+
+    return damage
+
+
+def claim_a_trillion_elements(path: Path) -> None:
+    rewrite(
+        path, lambda content: content["model"].update({"head.weight": torch.zeros(1).expand(10**6, 10**6)[:2]})
+    )
+    content = torch.load(path, weights_only=True)
+    content["model"]["head.weight"] = torch.zeros(1).as_strided((10**6, 10**6), (0, 0))
+    torch.save(content, path)
+
+
+def replace_by_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def spoil_optimizer(content) -> None:
+    content["optimizer"]["state"][0]["momentum_buffer"] = torch.zeros(3)
+
+
+def spoil_weights(content) -> None:
+    content["model"]["head.weight"][0, 0] = torch.nan
+
+
+def rename_network(content) -> None:
+    content["model"] = {f"other.{name}": tensor for name, tensor in content["model"].items()}
+
+
+DAMAGE = {
+    "empty": (truncate(lambda size: 0), "is empty"),
+    "one byte": (truncate(lambda size: 1), "is damaged"),
+    "half": (truncate(lambda size: size // 2), "is damaged"),
+    "all but a byte": (truncate(lambda size: size - 1), "is damaged"),
+    "text": (lambda path: path.write_text("weights"), "is damaged"),
+    "a folder": (replace_by_folder, "Is a directory"),
+    "missing": (lambda path: path.unlink(), "is missing"),
+    "a flipped bit in a weight": (flip_a_bit_of("model"), "is damaged"),
+    "a flipped bit in the optimizer": (flip_a_bit_of("optimizer"), "is damaged"),
+    "a pickle that runs code": (lambda path: torch.save({"model": Evil()}, path), "is damaged"),
+    "a claim of 10^12 elements": (claim_a_trillion_elements, "claims more than the file holds"),
+    "weights that are not numbers": (lambda path: rewrite(path, spoil_weights), "not finite"),
+    "an optimizer of other shapes": (lambda path: rewrite(path, spoil_optimizer), "optimizer state"),
+    "a newer format": (lambda path: rewrite(path, lambda content: content.update(format=9)), "format 9"),
+    "weights of another network": (
+        lambda path: rewrite(path, rename_network),
+        "does not fit the cnn_tiny of this run",
+    ),
+    "a plain state_dict": (lambda path: torch.save(torch.load(path)["model"], path), "no checkpoint of this"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_resume_from_a_checkpoint_that_is(kind, results, resume):
+    damage, reason = DAMAGE[kind]
+    damage(results / RUN / "last.pt")
+    before = snapshot(results / RUN)
+    code, error = resume()
+    assert code == 1
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert reason in error
+    assert "last.pt" in error
+    assert snapshot(results / RUN) == before
+    assert not Path("ran-by-pickle").exists()
+
+
+def test_a_resumed_run_mends_a_torn_history_and_keeps_its_best(results, resume):
+    folder = results / RUN
+    whole = (folder / "history.csv").read_text()
+    best = torch.load(folder / "best.pt", weights_only=True)["metrics"]["val_top1"]
+    (folder / "history.csv").write_text(whole[:-7])
+    assert resume() == (0, "")
+    rows = list(csv.DictReader((folder / "history.csv").open()))
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    assert (folder / "history.csv").read_text().startswith(whole)
+    assert torch.load(folder / "best.pt", weights_only=True)["metrics"]["val_top1"] >= best
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"identity": 3}', '{"identity": {"role": "x"}}'])
+def test_a_damaged_config_is_named(results, resume, content):
+    (results / RUN / "config.json").write_text(content)
+    code, error = resume()
+    assert code == 1
+    assert "config.json is damaged" in error
+
+
+def test_other_images_than_at_the_start_are_refused(results, resume, monkeypatch):
+    from utils.data.sources import shapes
+
+    monkeypatch.setattr(shapes, "TRAIN", 190)
+    code, error = resume()
+    assert code == 1
+    assert "other settings: data " in error
+
+
+def test_a_teacher_of_other_images_and_one_that_guesses_are_warned_of(results, capsys, monkeypatch):
+    from utils.data.sources import shapes
+
+    line = [*FLAGS, "--results-dir", str(results), "--epochs", "1"]
+    assert run(train.main, [*line, "--tto", "True", "--lr", "1e-9"]) == 0
+    capsys.readouterr()
+    monkeypatch.setattr(shapes, "TRAIN", 190)
+    assert run(train.main, [*line, "--kd", "True"]) == 0
+    error = capsys.readouterr().err
+    assert "THE TEACHER GUESSES: validation top-1" in error
+    assert "trained on other images" in error
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "_orig_mod.module."])
+def test_a_plain_state_dict_teaches(results, capsys, prefix):
+    weights = torch.load(results / RUN / "last.pt", weights_only=True)["model"]
+    path = results / "plain.pt"
+    torch.save({prefix + name: tensor for name, tensor in weights.items()}, path)
+    line = ["--kd", "--teacher-checkpoint", str(path), *FLAGS, "--epochs", "1", "--results-dir", str(results)]
+    assert run(train.main, line) == 0
+    assert "13 images' top-1" in capsys.readouterr().out
+
+
+def test_a_teacher_of_another_architecture_names_both(results, capsys):
+    path = results / "plain.pt"
+    torch.save(torch.load(results / RUN / "last.pt", weights_only=True)["model"], path)
+    line = ["--kd", "--teacher-checkpoint", str(path), *FLAGS, "--teacher", "cnn", "--results-dir", str(results)]
+    assert run(train.main, line) == 1
+    assert (
+        "plain.pt does not fit a cnn of 10 classes: features.0.weight is (16, 3, 3, 3)" in capsys.readouterr().err
+    )
+
+
+def test_a_learning_rate_that_explodes_keeps_the_last_good_checkpoint(tmp_path, capsys):
+    code = run(train.main, [*FLAGS, "--lr", "1e30", "--warmup", "0", "--results-dir", str(tmp_path)])
+    assert code == 1
+    assert "no longer finite in epoch 1 (hint: try a --lr below 1e+30)" in capsys.readouterr().err
+    assert not (tmp_path / RUN / "last.pt").exists()
+
+
+def test_a_disk_that_fills_up_at_a_checkpoint_leaves_the_old_one(results):
+    before = (results / RUN / "last.pt").read_bytes()
+    limit = len(before) // 2
+    line = [sys.executable, "-c", PROGRAM, *FLAGS, "--results-dir", str(results), "--resume"]
+    done = subprocess.run(
+        line, cwd=ROOT, capture_output=True, text=True, timeout=100,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert "File too large" in done.stderr
+    assert (results / RUN / "last.pt").read_bytes() == before
+    assert not list((results / RUN).glob(".*.tmp"))
+
+
+# train.py with as few shapes as this process draws
+PROGRAM = (
+    "import sys; from train import main; from utils.program import run; from utils.data.sources import shapes;"
+    "shapes.TRAIN, shapes.TEST = 200, 60; sys.exit(run(main, sys.argv[1:]))"
+)
+
+
+def full_disk(*_arguments, **_more):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "history.csv")
+
+
+def test_a_disk_that_fills_up_at_history_csv_ends_the_run(results):
+    code = PROGRAM.replace(
+        "sys.exit", "import utils.results as r, errno\ndef full(*a): raise OSError(errno.ENOSPC, 'x', str(a[0]))\n"
+        "r.write_text = full\nsys.exit"
+    )  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", code, *FLAGS, "--results-dir", str(results), "--resume"],
+        cwd=ROOT, capture_output=True, text=True, timeout=100,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "history.csv: No space left on device (hint: free some space" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_disk_that_fills_up_at_a_plot_only_warns(results, resume, monkeypatch):
+    monkeypatch.setattr(utils.run, "plot_run", full_disk)
+    code, error = resume()
+    assert code == 0
+    assert error.startswith("warning: no plots: ")
+    assert (results / RUN / "test.json").exists()
+
+
+def test_results_that_are_a_file_are_an_error_before_training(tmp_path, command):
+    (tmp_path / "results").write_text("mine")
+    done = command("-c", PROGRAM, *FLAGS, "--results-dir", tmp_path / "results", check=1)
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert (tmp_path / "results").read_text() == "mine"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_results_that_cannot_be_written_are_an_error_before_training(tmp_path, command):
+    (tmp_path / "results").mkdir(mode=0o500)
+    done = command("-c", PROGRAM, *FLAGS, "--results-dir", tmp_path / "results", check=1)
+    assert "Permission denied (hint: check the permissions" in done.stderr
+
+
+def test_a_second_run_in_one_directory_is_refused_and_a_dead_ones_lock_is_gone(tmp_path, command):
+    holder = "import sys, time; from pathlib import Path; from utils.results import RunDir;\n"
+    holder += "with RunDir(Path(sys.argv[1])).locked():\n print('locked', flush=True); time.sleep(60)"
+    line = [sys.executable, "-c", holder, str(tmp_path / RUN)]
+    process = subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "locked\n"
+    done = command("-c", PROGRAM, *FLAGS, "--results-dir", tmp_path, check=1)
+    assert f"another run is writing to {tmp_path / RUN}" in done.stderr
+    process.kill()
+    process.wait()
+    with RunDir(tmp_path / RUN).locked():
+        pass
+
+
+def test_memory_that_does_not_suffice_suggests_a_smaller_batch(tmp_path):
+    def limit():
+        resource.setrlimit(resource.RLIMIT_DATA, (2 << 30, 2 << 30))
+
+    words = [*FLAGS, "--limit", "20000", "--student", "vgg19_bn", "--batch-size", "5000"]
+    code = PROGRAM.replace("200, 60", "6000, 60")
+    line = [sys.executable, "-c", code, *words, "--results-dir", str(tmp_path)]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=100, preexec_fn=limit)
+    assert done.returncode == 1
+    assert done.stderr == "error: out of memory (hint: a smaller --batch-size, a smaller network, or --limit)\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "note"),
+    [
+        (["--batch-size", "58"], "would be a single image"),  # 117 images for training: 58, 58 and 1
+        (["--batch-size", "1000"], "epochs of batches of 1000"),
+        (["--batch-size", "1", "--limit", "12", "--epochs", "1"], "batches of 1;"),
+        (["--val-size", "0"], "0 val"),
+    ],
+)
+def test_odd_sizes_work(tmp_path, capsys, words, note):
+    assert run(train.main, [*FLAGS, *words, "--results-dir", str(tmp_path)]) == 0
+    assert note in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["--val-size", "130"], "--val-size 130 leaves nothing of 130 training images"),
+        (["--limit", "7"], "--limit 7 is less than one image for each of 10 classes"),
+    ],
+)
+def test_impossible_sizes_are_one_line(tmp_path, capsys, words, reason):
+    assert run(train.main, [*FLAGS, *words, "--results-dir", str(tmp_path)]) == 1
+    error = capsys.readouterr().err
+    assert reason in error
+    assert error.count("\n") == 1
+
+
+def test_odd_paths_and_an_ascii_terminal_work(tmp_path, command):
+    deep = tmp_path / "mit Leerzeichen" / "ünïcode 数据" / ("x" * 200) / ("y" * 200)
+    environment = {
+        **os.environ,
+        "LC_ALL": "C",
+        "PYTHONIOENCODING": "ascii",
+        "PYTHONUTF8": "0",
+        "MPLBACKEND": "none",
+    }
+    command("-c", PROGRAM, *FLAGS, "--epochs", 1, "--results-dir", deep, env=environment)
+    assert (deep / RUN / "accuracy.png").exists()
+    assert "student cnn_tiny" in (deep / "shapes/README.md").read_text(encoding="utf-8")
+
+
+def test_a_clock_that_is_set_back_changes_nothing(results, resume, monkeypatch):
+    monkeypatch.setattr(time, "time", lambda: 1.0)
+    assert resume()[0] == 0
+    assert json.loads((results / RUN / "test.json").read_text())["epoch"] == 3
+
+
+def test_a_compressed_archive_cannot_unfold_in_memory(tmp_path):
+    with zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("bomb/data.pkl", bytes(10**7))
+    with pytest.raises(storage.DamagedFile, match="compressed"):
+        read_tensors(tmp_path / "bomb.pt")
+
+
+def test_a_file_that_is_nested_in_itself_is_refused(tmp_path):
+    loop: list = []
+    loop.append(loop)
+    torch.save({"config": loop}, tmp_path / "loop.pt")
+    with pytest.raises(storage.DamagedFile):
+        read_tensors(tmp_path / "loop.pt")
+
+
+def test_a_kill_at_any_moment_loses_nothing_but_the_current_epoch(tmp_path, command):
+    """24 random moments and each stage of several saves, each resumed and compared to the last bit."""
+    done = command("tests/kill_driver.py", tmp_path, 24, timeout=500)
+    assert done.stdout.count("\n") == 1, done.stdout
+    random_kills, kills_in_saves = (int(word) for word in done.stdout.split() if word.isdigit())
+    assert random_kills >= 20
+    assert kills_in_saves == 16
