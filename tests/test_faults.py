@@ -151,7 +151,7 @@ DAMAGE = {
     "a newer format": (lambda path: rewrite(path, lambda content: content.update(format=9)), "format 9"),
     "weights of another network": (
         lambda path: rewrite(path, rename_network),
-        "does not fit the cnn_tiny of this run",
+        "does not fit the cnn_tiny of",
     ),
     "a plain state_dict": (lambda path: torch.save(torch.load(path)["model"], path), "no checkpoint of this"),
 }
@@ -393,6 +393,12 @@ def test_a_file_that_is_nested_in_itself_is_refused(tmp_path):
     torch.save({"config": loop}, tmp_path / "loop.pt")
     with pytest.raises(storage.DamagedFile):
         read_tensors(tmp_path / "loop.pt")
+
+
+def test_randomly_damaged_files_are_refused_or_unharmed(command):
+    """A sample; the whole count is run by hand: python tests/fuzz_files.py"""
+    done = command("tests/fuzz_files.py", "--count", 200, "--seed", 10**6)
+    assert "200 damaged files" in done.stdout
 
 
 def test_a_kill_at_any_moment_loses_nothing_but_the_current_epoch(tmp_path, command):

@@ -113,11 +113,16 @@ class RunDir:
         with open(self.history, newline="", encoding="utf-8", errors="replace") as file:
             rows = list(csv.DictReader(file))
         try:
-            return [{name: float(row[name]) if row[name] else None for name in COLUMNS} for row in rows]
+            return [{name: _number(name, row[name]) for name in COLUMNS} for row in rows]
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(
                 f"{self.history} is damaged", f"remove {self.test}, then --resume mends both"
             ) from error
+
+
+def _number(column: str, text: str) -> float | None:
+    """A cell of history.csv; only validation figures may be absent."""
+    return None if not text and column.startswith("val_") else float(text)
 
 
 def read_json(path: Path, **required: type | tuple[type, ...]) -> dict[str, Any]:

@@ -1,0 +1,186 @@
+"""Damage real files at random and read them: nothing but a clear error or the unharmed content may come out.
+
+    python tests/fuzz_files.py [--count 5000] [--seed 0]
+
+Flips bits, cuts, repeats, splices and overwrites parts of checkpoints, image caches, config.json, test.json and
+history.csv, 200 files in a process of its own each time, so that a crash of the interpreter is found too. A case
+fails with any error but UserError and OSError, with tensors other than the original ones, with code run from the
+file (seen by an audit hook), or after 20 seconds. Exit code 1 if a case failed.
+"""
+
+import argparse
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from utils.program import SPIN_COUNT
+
+os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
+
+import numpy as np
+import torch
+from PIL import Image
+
+from models import build_model
+from utils.checkpoint import load_checkpoint, restore_network
+from utils.data.sources import folder
+from utils.errors import UserError
+from utils.report import write_report
+from utils.results import RunDir
+from utils.storage import checksum
+
+LIMIT = 20  # seconds for one file
+CHUNK = 200
+
+
+def make_originals(place: Path) -> None:
+    """A finished run, and a folder of images with its cache."""
+    words = "--dataset shapes --limit 100 --student cnn_tiny --epochs 2 --ema 0.9".split()
+    line = [sys.executable, "train.py", *words, "--results-dir", str(place / "results")]
+    subprocess.run(line, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
+    for number, array in enumerate(pixels):
+        path = place / "images" / ("train", "test")[number // 4] / ("a", "b")[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(array).save(path)
+    folder.load("folder", place / "images", 32)
+
+
+def mutate(data: bytes, other: bytes, chance: random.Random) -> bytes:
+    """A damaged copy of `data`; `other` is what splices come from."""
+    kind = chance.choice(
+        ("bits", "bits", "byte", "cut", "cut front", "repeat", "splice", "zeros", "insert", "swap")
+    )
+    data, place = bytearray(data), chance.randrange(len(data))
+    length = min(len(data) - place, chance.choice((1, 2, 4, 16, 100, 1000, 10**5)))
+    if kind == "bits":
+        # Half of them near the ends, where headers and directories are.
+        for _ in range(chance.choice((1, 1, 1, 2, 8))):
+            near = chance.choice((chance.randrange(len(data)), chance.randrange(min(2000, len(data)))))
+            data[chance.choice((near, -near - 1))] ^= 1 << chance.randrange(8)
+    elif kind == "byte":
+        data[place] = chance.randrange(256)
+    elif kind == "cut":
+        del data[place:]
+    elif kind == "cut front":
+        del data[: chance.choice((1, 2, 30, place))]
+    elif kind == "repeat":
+        data[place:place] = data[place : place + length]
+    elif kind == "splice":
+        start = chance.randrange(len(other))
+        data[place : place + length] = other[start : start + length]
+    elif kind == "zeros":
+        data[place : place + length] = bytes(length)
+    elif kind == "insert":
+        data[place:place] = chance.randbytes(chance.choice((1, 4, 100)))
+    elif kind == "swap":
+        source = chance.randrange(len(data))
+        data[place : place + length] = data[source : source + length]
+    return bytes(data)
+
+
+class Reader:
+    """Reads a damaged file as the programs do, and compares what comes out with the original."""
+
+    def __init__(self, place: Path):
+        self.run = RunDir(next(place.glob("results/shapes/*/seed0")))
+        self.part = folder._scan(place / "images/train", 32)
+        self.cache = place / "images/.train-32px.pt"
+        self.files = [self.run.last, self.run.best, self.cache, self.run.config, self.run.test, self.run.history]
+        self.expected = {path: checksum(load_checkpoint(path)) for path in (self.run.last, self.run.best)}
+        self.pixels = folder._read_cache(self.cache, self.part, 32).clone()
+
+    def read(self, path: Path) -> str:
+        """What came of it: `refused` or `unharmed`; raises where something is wrong."""
+        try:
+            if path == self.cache:
+                pixels = folder._read_cache(path, self.part, 32)
+                if pixels is None:
+                    return "made again"
+                if not torch.equal(pixels, self.pixels):
+                    raise AssertionError("other pixels were accepted")
+            elif path.suffix == ".pt":
+                content = load_checkpoint(path, plain=True)
+                restore_network(path, {"model_name": "cnn_tiny", "num_classes": 10} | content, build_model)
+                if checksum(content) != self.expected[path]:
+                    raise AssertionError("another content was accepted")
+            else:
+                identity = self.run.read_config()["identity"]
+                self.run.prepare(identity, resume=True, overwrite=False, skip_finished=False)
+                write_report(self.run.path.parent.parent)
+        except (UserError, OSError):
+            return "refused"
+        return "unharmed"
+
+
+def fuzz(place: Path, seeds: range) -> int:
+    """Read one damaged file for each seed; prints failures, returns how many."""
+    reader, failures = Reader(place), 0
+    originals = {path: path.read_bytes() for path in reader.files}
+    outcomes: Counter[str] = Counter()
+    watched: list[str] = []
+
+    def audit(event: str, _arguments: tuple) -> None:
+        if event.startswith(("os.system", "subprocess.", "os.exec", "os.posix_spawn", "socket.")):
+            watched.append(event)
+
+    sys.addaudithook(audit)
+    signal.signal(signal.SIGALRM, lambda *_: (_ for _ in ()).throw(TimeoutError("hang")))
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # the notes on damaged caches
+    for seed in seeds:
+        chance = random.Random(seed)
+        path = chance.choice(reader.files[:3] * 3 + reader.files[3:])
+        other = originals[chance.choice(reader.files)]
+        path.write_bytes(mutate(originals[path], other, chance))
+        watched.clear()
+        signal.alarm(LIMIT)
+        try:
+            outcomes[f"{path.suffix} {reader.read(path)}"] += 1
+        except Exception as error:
+            print(f"seed {seed}, {path.name}: {type(error).__name__}: {str(error)[:200]}", flush=True)
+            failures += 1
+        finally:
+            signal.alarm(0)
+        if watched:
+            print(f"seed {seed}, {path.name}: ran {watched}", flush=True)
+            failures += 1
+        path.write_bytes(originals[path])
+    print(dict(outcomes), flush=True)
+    return failures
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--count", type=int, default=5000)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    started, failed = time.perf_counter(), 0
+    with tempfile.TemporaryDirectory() as name:
+        make_originals(Path(name) / "originals")
+        for start in range(args.seed, args.seed + args.count, CHUNK):
+            place = Path(name) / "case"
+            shutil.rmtree(place, ignore_errors=True)
+            shutil.copytree(Path(name) / "originals", place)  # copies times too, so that the cache is current
+            child = os.fork()
+            if not child:
+                os._exit(fuzz(place, range(start, min(start + CHUNK, args.seed + args.count))) > 0)
+            _, status = os.waitpid(child, 0)
+            if os.WIFSIGNALED(status):
+                print(f"seeds from {start}: the interpreter died of signal {os.WTERMSIG(status)}")
+            failed += status != 0
+    print(f"{args.count} damaged files in {time.perf_counter() - started:.0f} s, {failed} groups with failures")
+    return int(failed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
