@@ -1,5 +1,6 @@
 """How images are served: shuffled and augmented for training, in order for evaluation."""
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -29,12 +30,18 @@ class Normalise:
 
     def __call__(self, pixels: Tensor, erased: Tensor | None = None) -> Tensor:
         """uint8 [B, H, W, 3] to float32 [B, 3, H, W] in channels_last; erased pixels become the mean."""
-        std = torch.tensor(self.std, device=pixels.device)
-        shift = -torch.tensor(self.mean, device=pixels.device) / std
-        images = torch.addcmul(shift, pixels, 1 / std)
+        shift, scale = _affine(tuple(self.mean), tuple(self.std), pixels.device)
+        images = torch.addcmul(shift, pixels, scale)
         if erased is not None:
             images.masked_fill_(erased[..., None], 0)
         return images.permute(0, 3, 1, 2)
+
+
+@functools.cache  # made once: to copy numbers to a CUDA device is to wait for it
+def _affine(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """(shift, scale), [3] each."""
+    scale = 1 / torch.tensor(std)
+    return (-torch.tensor(mean) * scale).to(device), scale.to(device)
 
 
 class Batches:
