@@ -34,13 +34,13 @@ def main(argv: list[str]) -> None:
     for each in runs:  # before anything is loaded or trained: is there a run that this would overwrite?
         RunDir(each.run_dir).prepare(each.identity(), each.resume, each.overwrite, skip)
 
+    compute = Compute.choose(config.device, config.precision)
+    dataset = load_dataset(config, compute)
     again = [word for word in argv if word not in ("--resume", "--overwrite")]
     with Interrupt(note=f"go on with: {shlex.join(['python', 'train.py', *again, '--resume'])}") as interrupt:
-        compute = Compute.choose(config.device, config.precision)
-        dataset = load_dataset(config, compute)
         for each in runs:
-            interrupt.check()
             train_run(each, dataset, compute, build_model, interrupt.check, skip)
+            interrupt.check()
     print(f"table and plots: {write_report(config.dataset_dir)}")
 
 

@@ -76,12 +76,10 @@ def train_run(
         content = {"model_name": config.network, "config": identity | {"data_dir": config.data_dir}}
         content |= dataset.describe()
         val = dataset.val_batches()
-        with TrainingDisplay(
-            config.epochs, len(batches), ADVICE if compute.device.type == "cpu" else ""
-        ) as display:
-            for record in fit(
-                training, objective, batches, val, compute, teacher, display.progress, stop_if_asked
-            ):
+        advice = ADVICE if compute.device.type == "cpu" else ""
+        with TrainingDisplay(config.epochs, len(batches), advice) as display:
+            epochs = fit(training, objective, batches, val, compute, teacher, display.progress, stop_if_asked)
+            for record in epochs:
                 _save_epoch(run_dir, training, content)
                 display.epoch_done(record)
 
@@ -114,7 +112,7 @@ def test_checkpoint(
     print_header(str(path), {"network": kept["model_name"], "device": str(compute)})
     result = measure(model, batches, compute)
     result |= {"epoch": kept["epoch"], "model": kept["model_name"], "dataset": where["dataset"]}
-    same_images = all(kept["config"][name] == where[name] for name in ("dataset", "limit"))
+    same_images = all(kept["config"][name] == where[name] for name in ("dataset", "data_dir", "limit"))
     finished = kept["epoch"] == kept["config"]["epochs"]
     target = path.with_suffix(".test.json")
     if own_run is not None and finished and same_images:
