@@ -163,17 +163,7 @@ class Config:
 
     def identity(self) -> dict[str, Any]:
         """The settings that decide a run's result: runs that agree in all of them are the same run."""
-        names = [
-            "role",
-            "dataset",
-            "image_size",
-            "limit",
-            "val_size",
-            "network",
-            "seed",
-            "precision",
-            *RECIPE_FLAGS,
-        ]
+        names = ["role", "dataset", "image_size", "limit", "val_size", "network", "seed", *RECIPE_FLAGS]
         names += ["temp", "alpha"] if self.role == "kd" else []
         return {name: getattr(self, name) for name in names}
 
@@ -236,10 +226,10 @@ def boolean(text: str) -> bool:
     return known[text.lower()]
 
 
-def integer(low: int, what: str = "") -> Callable[[str], int]:
+def integer(low: int) -> Callable[[str], int]:
     def check(text: str) -> int:
         if not re.fullmatch(r"[+-]?\d{1,18}", text) or int(text) < low:
-            raise ValueError(f"is not a whole number of at least {low}{what}")
+            raise ValueError(f"is not a whole number of at least {low}")
         return int(text)
 
     return check

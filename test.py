@@ -29,7 +29,11 @@ def main(argv: list[str]) -> None:
     from utils.run import test_checkpoint
 
     compute = Compute.choose(config.device, config.precision)
-    typed = {name: getattr(config, name) for name in ("dataset", "data_dir", "limit") if name in config.typed}
+    typed = {
+        name: getattr(config, name)
+        for name in ("dataset", "data_dir", "image_size", "limit")
+        if name in config.typed
+    }
     own_run = None if config.checkpoint else config.run_dir
     result = test_checkpoint(path, typed, compute, build_model, own_run)
     print(json.dumps(result))

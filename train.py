@@ -19,7 +19,7 @@ from utils.program import run
 def main(argv: list[str]) -> None:
     config = parse("train.py", argv, MODELS, SOURCES)
     if config.role == "kd" and not config.teacher_path.exists():
-        hint = f"train it first: {config.command('teacher')}"
+        hint = "check the path" if config.teacher_checkpoint else f"train it first: {config.command('teacher')}"
         raise UsageError(f"--kd needs a trained teacher, and there is none at {config.teacher_path}", hint)
 
     # Only now: importing torch takes seconds, and a mistyped command is answered at once.
@@ -36,8 +36,8 @@ def main(argv: list[str]) -> None:
 
     compute = Compute.choose(config.device, config.precision)
     dataset = load_dataset(config, compute)
-    again = [word for word in argv if word not in ("--resume", "--overwrite")]
-    with Interrupt(note=f"go on with: {shlex.join(['python', 'train.py', *again, '--resume'])}") as interrupt:
+    again = [*argv, *["--no-overwrite"] * config.overwrite, *["--resume"] * (not config.resume)]
+    with Interrupt(note=f"go on with: {shlex.join(['python', 'train.py', *again])}") as interrupt:
         for each in runs:
             train_run(each, dataset, compute, build_model, interrupt.check, skip)
             interrupt.check()

@@ -141,3 +141,30 @@ def test_reading_a_folder_or_nothing_is_an_os_error(tmp_path):
     for path in (tmp_path, tmp_path / "none"):
         with pytest.raises(OSError):
             read_tensors(path)
+
+
+def test_optimizer_state_on_another_device_is_brought_to_the_cpu_first(tmp_path):
+    """A tensor without data stands in for one on a GPU: writing it must try to fetch its values."""
+    elsewhere = torch.zeros(2, device="meta")
+    with pytest.raises(NotImplementedError, match="Cannot copy out of meta"):
+        saved(tmp_path / "a.pt", optimizer={"state": {0: {"momentum_buffer": elsewhere}}})
+
+
+@pytest.mark.gpu
+def test_a_checkpoint_of_cuda_tensors_is_the_same_file_content(tmp_path):
+    model = build_model("cnn_tiny", 3)
+    for device in ("cpu", "cuda"):
+        state = {"optimizer": {"state": [torch.ones(3, device=device)]}}
+        save_checkpoint(tmp_path / f"{device}.pt", model.to(device), CONTENT | state)
+    first, second = (load_checkpoint(tmp_path / f"{device}.pt") for device in ("cpu", "cuda"))
+    assert storage.checksum(first) == storage.checksum(second)
+
+
+def test_temporary_files_of_killed_processes_are_removed_after_an_hour(tmp_path):
+    old, new = tmp_path / ".file.77.tmp", tmp_path / ".file.78.tmp"
+    for path in (old, new):
+        path.touch()
+    os.utime(old, (0, 0))
+    write_text(tmp_path / "file", "text")
+    assert not old.exists()
+    assert new.exists()

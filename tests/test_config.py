@@ -406,7 +406,6 @@ def test_the_student_has_the_same_recipe_with_and_without_a_teacher(dataset, typ
         {"val_size": 0},
         {"student": "cnn_tiny"},
         {"seed": 1},
-        {"precision": "bf16"},
         {"temps": (6.0,)},
         {"alpha": 0.3},
         {"epochs": 3},

@@ -4,8 +4,10 @@ import csv
 import errno
 import json
 import os
+import re
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -19,6 +21,7 @@ from torch.utils.data import DataLoader  # noqa: F401  (imported before memory i
 import train
 import utils.run
 from utils import storage
+from utils.checkpoint import load_checkpoint
 from utils.program import run
 from utils.results import RunDir
 from utils.storage import read_tensors, write_tensors
@@ -96,11 +99,9 @@ def truncate(keep):
 def flip_a_bit_of(key: str):
     def damage(path: Path) -> None:
         content = torch.load(path, weights_only=True)
-        tensor = (
-            content["model"]["head.weight"]
-            if key == "model"
-            else content["optimizer"]["state"][0]["momentum_buffer"]
-        )
+        momenta = [entry["momentum_buffer"] for entry in content["optimizer"]["state"].values()]
+        plain = next(tensor for tensor in momenta if tensor.ndim == 1)  # stored as it lies in memory
+        tensor = content["model"]["head.weight"] if key == "model" else plain
         data, needle = bytearray(path.read_bytes()), tensor.contiguous().numpy().tobytes()
         data[data.index(needle) + 5] ^= 1
         path.write_bytes(data)
@@ -234,6 +235,72 @@ def test_a_teacher_of_another_architecture_names_both(results, capsys):
     )
 
 
+def restore_signals() -> None:
+    """Undo what a stopped program leaves, because this process goes on."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def test_a_checkpoint_of_another_run_is_not_resumed(results, resume):
+    rewrite(results / RUN / "last.pt", lambda content: content["config"].update(lr=0.5))
+    code, error = resume()
+    assert code == 1
+    assert "last.pt is of another run: lr 0.5 instead of 0.1" in error
+
+
+def test_a_signal_during_a_save_ends_after_the_save(tmp_path, capsys, monkeypatch):
+    real, signals = storage.torch.save, [signal.SIGINT]
+
+    def save_and_signal(*arguments):
+        if signals:  # a second one would end the process at once
+            os.kill(os.getpid(), signals.pop())
+        real(*arguments)
+
+    monkeypatch.setattr(storage.torch, "save", save_and_signal)
+    assert run(train.main, [*FLAGS, "--results-dir", str(tmp_path)]) == 130
+    restore_signals()
+    assert "go on with: python train.py" in capsys.readouterr().err
+    assert load_checkpoint(tmp_path / RUN / "last.pt")["epoch"] == 1
+
+
+def test_the_resume_command_is_a_command(tmp_path, capsys, monkeypatch):
+    words = [*FLAGS, "--results-dir", str(tmp_path), "--overwrite=True"]
+    monkeypatch.setattr(train, "shlex", type("Join", (), {"join": staticmethod(lambda line: "\n".join(line))}))
+    real = utils.run._save_epoch
+
+    def save_and_signal(*arguments):
+        real(*arguments)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(utils.run, "_save_epoch", save_and_signal)
+    assert run(train.main, words) == 143
+    restore_signals()
+    again = capsys.readouterr().err.split("go on with: ")[1].split("\n")[2:-1]
+    monkeypatch.setattr(utils.run, "_save_epoch", real)
+    assert run(train.main, again) == 0
+    assert "resumed    after epoch 1 of 3" in capsys.readouterr().out
+
+
+def test_closed_output_streams_are_no_error(tmp_path):
+    line = f"{sys.executable} train.py {' '.join(FLAGS)} --epochs 1 --results-dir {tmp_path} >&- 2>&-"
+    assert subprocess.run(line, shell=True, cwd=ROOT, timeout=100).returncode == 0
+
+
+def test_a_teacher_of_another_image_size_names_both(results, capsys):
+    path = results / RUN / "last.pt"
+    rewrite(path, lambda content: content.update(image_size=64))
+    line = ["--kd", "--teacher-checkpoint", str(path), *FLAGS, "--results-dir", str(results)]
+    assert run(train.main, line) == 1
+    assert "has image_size 64, the dataset has 32" in capsys.readouterr().err
+
+
+def test_auto_says_that_there_is_no_cuda_device(tmp_path, capsys):
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    assert run(train.main, [*FLAGS, "--epochs", "1", "--results-dir", str(tmp_path)]) == 0
+    assert re.search(r"device +cpu \(\d+ threads, no CUDA device\), fp32", capsys.readouterr().out)
+
+
 def test_a_learning_rate_that_explodes_keeps_the_last_good_checkpoint(tmp_path, capsys):
     code = run(train.main, [*FLAGS, "--lr", "1e30", "--warmup", "0", "--results-dir", str(tmp_path)])
     assert code == 1
@@ -297,6 +364,17 @@ def test_results_that_are_a_file_are_an_error_before_training(tmp_path, command)
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
     assert (tmp_path / "results").read_text() == "mine"
+
+
+def test_a_read_only_file_system_is_an_error_before_training(tmp_path, capsys, monkeypatch):
+    def refuse(path, *_arguments, **_more):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    assert run(train.main, [*FLAGS, "--results-dir", str(tmp_path / "new")]) == 1
+    output = capsys.readouterr()
+    assert "Read-only file system (hint: choose a --results-dir that can be written)" in output.err
+    assert "epoch" not in output.out
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

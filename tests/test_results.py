@@ -1,11 +1,16 @@
 import csv
+import io
 import statistics
+import sys
 
 import pytest
 from PIL import Image
 
-from utils.console import duration
+import utils.console
+import utils.report
+from utils.console import TrainingDisplay, duration
 from utils.errors import UserError
+from utils.metrics import Metrics
 from utils.plots import plot_comparison, plot_run
 from utils.report import write_report
 from utils.results import COLUMNS, RunDir, read_json, write_json
@@ -174,3 +179,56 @@ def test_plots_are_pictures_with_and_without_validation(tmp_path, monkeypatch):
 )
 def test_durations_read_well(seconds, text):
     assert duration(seconds) == text
+
+
+def test_runs_of_other_settings_are_rows_of_their_own_and_no_gain_is_taken_from_them(tmp_path):
+    finished(tmp_path / "student-cnn" / "seed0", 80.0)
+    finished(tmp_path / "student-cnn" / "seed1", 50.0, seed=1, epochs=1)
+    finished(tmp_path / "kd-cnn-t5" / "seed0", 90.0, role="kd", temp=5.0, epochs=99)
+    finished(tmp_path / "student-cnn" / "seed0.bak", 10.0)
+    rows = [line for line in write_report(tmp_path).read_text().splitlines() if line.startswith("| student")]
+    assert [row.split("|")[1].strip() for row in rows] == [
+        "student cnn, alone",
+        "student cnn, alone (epochs 1)",
+        "student cnn, KD at T = 5",
+    ]
+    assert rows[2].endswith("|  |")
+
+
+def test_a_disk_that_fills_up_at_the_plot_of_all_runs_only_warns(tmp_path, monkeypatch, capsys):
+    finished(tmp_path / "student-cnn" / "seed0")
+
+    def full(*_arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(utils.report, "plot_comparison", full)
+    assert "comparison.png" not in write_report(tmp_path).read_text()
+    assert "warning: no plot of all runs" in capsys.readouterr().err
+
+
+def test_an_overwritten_run_loses_its_figures_before_its_settings(tmp_path, monkeypatch):
+    run, removed = finished(tmp_path / "run"), []
+    monkeypatch.setattr(type(run.test), "unlink", lambda path, **_: removed.append(path.name))
+    run.clear()
+    assert removed.index("test.json") < removed.index("config.json")
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_has_a_bar_an_estimate_and_advice(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    clock = iter(range(0, 10_000, 6))
+    monkeypatch.setattr(utils.console.time, "perf_counter", lambda: next(clock))
+    with TrainingDisplay(40, 1000, "a GPU would be faster") as display:
+        for step in (1, 2, 3):
+            display.progress(0, step, Metrics(1.25, 50.0, 90.0))
+        display.epoch_done(history(1)[0])
+    text = sys.stdout.getvalue()
+    # 6 seconds a step, 39,998 steps to go
+    assert text.count("to go for this network") == 1
+    assert "about 66 h 39 min to go for this network; a GPU would be faster" in text
+    assert "top-1 50.0 %" in text
+    assert "epoch  1/40   train loss 2.0000 top-1 40.00 %   val loss 1.5000 top-1 50.00 %" in text

@@ -22,7 +22,7 @@ def frozen(model: torch.nn.Module) -> Teacher:
 
 def dataset(normalise: Normalise = NORMALISE, classes: int = 4) -> Dataset:
     images = batches(40, classes=classes).image_set
-    return Dataset(images, None, images, normalise, images.fingerprint())
+    return Dataset(images, None, images, normalise, {"data": images.fingerprint()})
 
 
 def saved_teacher(path, mean=NORMALISE.mean, std=NORMALISE.std):

@@ -183,6 +183,23 @@ def test_weights_that_are_not_finite_after_the_last_step_are_found():
         list(fit(state, lambda logits, _, labels: 1e3 * F.cross_entropy(logits, labels), train, None, CPU))
 
 
+def test_statistics_and_validation_that_are_not_finite_are_found():
+    train, val = batches(32, 32), batches(40, 32, seed=None)
+    state = training(epochs=1, steps=1)
+    state.model[1].running_var[3] = math.inf
+    with pytest.raises(UserError, match="no longer finite"):
+        list(fit(state, CrossEntropy(), train, None, CPU))
+    state = training(epochs=1, steps=1)
+
+    def spoil(module, images):
+        return images[0] * (1 if module.training else math.nan)
+
+    state.model.register_forward_pre_hook(spoil)
+    with pytest.raises(UserError, match="no longer finite"):
+        list(fit(state, CrossEntropy(), train, val, CPU))
+    assert state.epoch == 0
+
+
 def test_progress_is_shown_a_few_times_a_second_and_not_in_each_step():
     train = batches(100, 4)
     state = training(epochs=2, steps=len(train))
@@ -223,13 +240,14 @@ def test_cuda_and_cpu_train_alike_in_float32():
 
 
 @pytest.mark.gpu
-def test_no_step_waits_for_the_cuda_device():
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_no_step_waits_for_the_cuda_device(ema):
     from utils.device import Compute
 
     compute = Compute.choose("cuda", "bf16")
     train = batches(320, 32)
     train.image_set = train.image_set.to(compute.device)
-    state = Training(compute.place(network()), Schedule(2, len(train), lr=0.05))
+    state = Training(compute.place(network()), Schedule(2, len(train), lr=0.05, ema=ema))
     calls = []
 
     def guard():

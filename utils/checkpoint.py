@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from utils.storage import DamagedFile, read_tensors, sha256_of, write_tensors
+from utils.storage import DamagedFile, leaves, read_tensors, sha256_of, write_tensors
 
 BuildModel = Callable[[str, int], nn.Module]  # (name, number of classes) -> network
 FORMAT = 1
@@ -34,8 +34,18 @@ def weights_sha256(weights: dict[str, Tensor]) -> str:
 
 def save_checkpoint(path: Path, network: nn.Module, content: dict[str, Any]) -> None:
     """Write `network` and `content` (the other keys of `REQUIRED`, and what resuming needs) atomically."""
-    weights = {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
-    write_tensors(path, {"format": FORMAT, "model": weights, "sha256": weights_sha256(weights)} | content)
+    weights = _on_cpu(network.state_dict())
+    head = {"format": FORMAT, "model": weights, "sha256": weights_sha256(weights)}
+    write_tensors(path, head | _on_cpu(content))
+
+
+def _on_cpu(value: Any) -> Any:
+    """Nested dicts, lists and tuples with every tensor on the CPU: a file is the same from any device."""
+    if isinstance(value, Tensor):
+        return value.detach().cpu()
+    if isinstance(value, dict):
+        return {key: _on_cpu(item) for key, item in value.items()}
+    return type(value)(map(_on_cpu, value)) if isinstance(value, (list, tuple)) else value
 
 
 def load_checkpoint(path: Path, plain: bool = False) -> dict[str, Any]:
@@ -59,9 +69,9 @@ def load_checkpoint(path: Path, plain: bool = False) -> dict[str, Any]:
                 raise DamagedFile(f"{path} is no whole checkpoint: {key!r} is missing or not a {kind.__name__}")
         if not _is_plain(content["model"]):
             raise DamagedFile(f"{path} is no whole checkpoint: 'model' does not hold named tensors")
-    for name, tensor in content["model"].items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise DamagedFile(f"{path} has weights that are not finite, in {name!r}", "use an earlier checkpoint")
+    for name, leaf in leaves(content):
+        if isinstance(leaf, Tensor) and leaf.is_floating_point() and not leaf.isfinite().all():
+            raise DamagedFile(f"{path} has values that are not finite, in {name}", "use an earlier checkpoint")
     return content
 
 

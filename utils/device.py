@@ -32,8 +32,9 @@ class Compute:
                     f"--device {device}: this machine has {count} CUDA device(s)", "the first is cuda:0"
                 )
             torch.backends.cudnn.benchmark = True
+            torch.backends.cudnn.deterministic = True
         if precision == "auto":
-            precision = "bf16" if chosen.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+            precision = "bf16" if chosen.type == "cuda" and _has_bf16(chosen) else "fp32"
         # With TF32, "fp32" would not be what it says.
         torch.backends.cudnn.allow_tf32 = False
         return cls(chosen, precision)
@@ -49,5 +50,12 @@ class Compute:
         if self.device.type == "cuda":
             name = f"{self.device} ({torch.cuda.get_device_name(self.device)})"
         else:
-            name = f"cpu ({torch.get_num_threads()} threads)"
+            missing = "" if torch.cuda.is_available() else ", no CUDA device"
+            name = f"cpu ({torch.get_num_threads()} threads{missing})"
         return f"{name}, {self.precision}, torch {torch.__version__}"
+
+
+def _has_bf16(device: torch.device) -> bool:
+    """Whether the GPU computes in bfloat16 itself; to emulate it is slower than float32."""
+    with torch.cuda.device(device):
+        return torch.cuda.is_bf16_supported(including_emulation=False)

@@ -32,6 +32,7 @@ class Interrupt:
         if self.signal_number is not None and number == signal.SIGINT:
             os._exit(128 + number)
         self.signal_number = number
+        os.write(2, b"\nstopping after this step; Ctrl-C again ends at once\n")  # print is not safe in a handler
 
     def check(self) -> None:
         """Raise Interrupted if a signal has come."""

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -19,7 +20,7 @@ def describe(error: BaseException) -> tuple[str, str]:
     if isinstance(error, UserError):
         return Exception.__str__(error), error.hint
     text = " ".join(str(error).split())
-    if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
+    if isinstance(error, MemoryError) or re.search("out of memory|an(no|')t allocate memory|ALLOC_FAILED", text):
         return "out of memory", "a smaller --batch-size, a smaller network, or --limit"
     if isinstance(error, OSError) and error.errno is not None:
         where = f"{error.filename}: " if error.filename else ""
@@ -40,6 +41,7 @@ def run(main: Callable[[list[str]], None], argv: list[str]) -> int:
     """
     os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)  # read when torch is imported, which is later
     os.environ["MPLBACKEND"] = "agg"  # plots are files; matplotlib fails at import for a backend that it lacks
+    sys.stdout, sys.stderr = (stream or open(os.devnull, "w") for stream in (sys.stdout, sys.stderr))  # noqa: SIM115
     sys.stdout.reconfigure(errors="replace")  # a terminal without UTF-8 must not end a training
     sys.stderr.reconfigure(errors="replace")
     if "--debug" not in argv:

@@ -1,6 +1,8 @@
 """The page of a dataset, `results/<dataset>/README.md`: the table of all finished runs, and their plots."""
 
+import re
 import statistics
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,12 +13,17 @@ from utils.plots import plot_comparison
 from utils.results import ROLES, RunDir
 from utils.storage import write_text
 
+# Settings that differ between the seeds of a row (its teachers differ too), and those of distillation.
+OF_A_SEED = ("seed", "teacher_sha256")
+OF_KD = ("role", "temp", "alpha", "teacher", *OF_A_SEED)
+
 
 @dataclass
 class Row:
     """The finished runs, one a seed, that differ in nothing but their seed."""
 
     name: str  # the run's folder, such as kd-cnn-t5
+    note: str = ""  # what sets it apart from another row of the same folder
     configs: dict[int, dict[str, Any]] = field(default_factory=dict)  # by seed
     tests: dict[int, dict[str, Any]] = field(default_factory=dict)
     histories: dict[int, list[dict[str, float | None]]] = field(default_factory=dict)
@@ -29,9 +36,12 @@ class Row:
     def title(self) -> str:
         identity = self.identity
         if identity["role"] == "kd":
-            return f"student {identity['network']}, KD at T = {identity['temp']:g}"
+            return f"student {identity['network']}, KD at T = {identity['temp']:g}{self.note}"
         alone = ", alone" if identity["role"] == "student" else ""
-        return f"{identity['role']} {identity['network']}{alone}"
+        return f"{identity['role']} {identity['network']}{alone}{self.note}"
+
+    def settings(self, *without: str) -> dict[str, Any]:
+        return {name: value for name, value in self.identity.items() if name not in without}
 
     def values(self, key: str) -> list[float]:
         return [test[key] for test in self.tests.values()]
@@ -47,7 +57,11 @@ def write_report(dataset_dir: Path) -> Path:
         raise UserError(f"{dataset_dir} holds no finished run", "python train.py --all")
     comparison = dataset_dir / "comparison.png"
     titled = {row.title: list(row.histories.values()) for row in rows}
-    compared = plot_comparison(f"{dataset_dir.name}: validation accuracy", titled, comparison)
+    try:
+        compared = plot_comparison(f"{dataset_dir.name}: validation accuracy", titled, comparison)
+    except OSError as error:
+        compared = False
+        print(f"warning: no plot of all runs: {error}", file=sys.stderr)
     page = dataset_dir / "README.md"
     write_text(page, "\n\n".join(_page(dataset_dir.name, rows, compared)) + "\n")
     return page
@@ -62,7 +76,7 @@ def table(rows: list[Row]) -> str:
     ]
     for row in rows:
         test = next(iter(row.tests.values()))
-        seeds = f" ({len(row.tests)} seeds)" if several else ""
+        seeds = f" ({len(row.tests)} seed{'s' * (len(row.tests) > 1)})" if several else ""
         cells = (
             row.title + seeds,
             f"{test['parameters']:,}",
@@ -77,15 +91,29 @@ def table(rows: list[Row]) -> str:
 
 
 def _read_rows(dataset_dir: Path) -> list[Row]:
-    rows: dict[str, Row] = {}
+    """A row for each folder of runs, or several where its seeds were trained with different settings."""
+    rows: dict[str, list[Row]] = {}
     for path in sorted(dataset_dir.glob("*/seed*/test.json")):
-        run = RunDir(path.parent)
-        row = rows.setdefault(path.parent.parent.name, Row(path.parent.parent.name))
-        seed = int(path.parent.name.removeprefix("seed"))
-        row.configs[seed], row.tests[seed] = run.read_config(), run.read_test()
-        row.histories[seed] = run.read_history()
+        if not re.fullmatch(r"seed\d+", path.parent.name):
+            continue  # a copy that somebody put aside
+        run, name, seed = RunDir(path.parent), path.parent.parent.name, int(path.parent.name[4:])
+        one = Row(name, "", {seed: run.read_config()}, {seed: run.read_test()}, {seed: run.read_history()})
+        for row in rows.setdefault(name, []):
+            if row.settings(*OF_A_SEED) == one.settings(*OF_A_SEED):
+                row.configs |= one.configs
+                row.tests |= one.tests
+                row.histories |= one.histories
+                break
+        else:
+            rows[name].append(one)
+    for same_name in rows.values():
+        for row in same_name[1:]:
+            first = same_name[0].settings(*OF_A_SEED)
+            changed = [f"{k} {v}" for k, v in row.settings(*OF_A_SEED).items() if first.get(k) != v]
+            row.note = f" ({', '.join(changed)})"
+    found = [row for same_name in rows.values() for row in same_name]
     return sorted(
-        rows.values(), key=lambda row: (ROLES.index(row.identity["role"]), row.identity.get("temp", 0), row.name)
+        found, key=lambda row: (ROLES.index(row.identity["role"]), row.identity.get("temp", 0), row.name)
     )
 
 
@@ -96,11 +124,11 @@ def _spread(values: list[float]) -> str:
 
 
 def _gain(row: Row, rows: Iterable[Row]) -> str:
-    """Difference in top-1 to the same student alone, seed by seed where both have the same seeds."""
+    """Difference in top-1 to the same student alone with the same recipe and images, seed by seed."""
     if row.identity["role"] != "kd":
         return ""
     for other in rows:
-        if other.identity["role"] == "student" and other.identity["network"] == row.identity["network"]:
+        if other.identity["role"] == "student" and other.settings(*OF_KD) == row.settings(*OF_KD):
             seeds = sorted(row.tests.keys() & other.tests.keys())
             gains = [row.tests[seed]["top1"] - other.tests[seed]["top1"] for seed in seeds]
             if gains:
@@ -115,11 +143,11 @@ def _page(dataset: str, rows: list[Row], compared: bool) -> Iterable[str]:
     first = next(iter(rows[0].configs.values()))
     data, several = first["data"], any(len(row.tests) > 1 for row in rows)
     spread = " ± standard deviation over seeds" if several else ""
+    curves = f"; the curves are of {data['val']:,} images held out from it" if data["val"] else ""
     yield (
-        f"Accuracy{spread} on {data['test']:,} test images, read once, after the last epoch; the curves are of "
-        f"{data['val']:,} images held out from training, which had {data['train']:,}. "
-        "Seconds are those of training alone. The gain compares the same seeds; the student has the same recipe "
-        "with and without a teacher."
+        f"Accuracy{spread} on {data['test']:,} test images, read once, after the last epoch. Training had "
+        f"{data['train']:,} images{curves}. Seconds are those of training alone. The gain compares runs of the "
+        "same seed and recipe with and without a teacher."
     )
     if compared:
         yield "![Validation accuracy of all runs over epochs](comparison.png)"

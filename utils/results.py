@@ -81,7 +81,8 @@ class RunDir:
 
     def clear(self) -> None:
         """Remove the files of an earlier run."""
-        for name in FILES:
+        # Figures first: what is left after a kill must not look like a finished run.
+        for name in ("last.test.json", "best.test.json", *reversed(FILES)):
             (self.path / name).unlink(missing_ok=True)
 
     def write_history(self, history: Sequence[EpochRecord]) -> None:

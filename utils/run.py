@@ -42,7 +42,7 @@ def train_run(
     """
     run_dir = RunDir(config.run_dir)
     with run_dir.locked():
-        identity = config.identity() | {"data": dataset.fingerprint[:16]}
+        identity = config.identity() | {"precision": compute.precision} | dataset.fingerprints
         teacher = None
         if config.role == "kd":
             teacher = load_teacher(config.teacher_path, config.teacher, dataset, compute, build_model)
@@ -55,10 +55,9 @@ def train_run(
         torch.manual_seed(config.seed)
         model = compute.place(build_model(config.network, dataset.train.num_classes))
         batches = dataset.training_batches(config.batch_size, config.seed, config.cutout)
-        settings = {field.name: getattr(config, field.name, len(batches)) for field in fields(Schedule)}
-        training = Training(model, Schedule(**settings))
+        training = Training(model, Schedule(steps_per_epoch=len(batches), **_schedule_settings(config)))
         if action == "resume":
-            _restore(run_dir.last, training, config.network)
+            _restore(run_dir.last, training, identity)
             run_dir.write_history(training.history)  # the checkpoint is right where the two differ
         objective = OBJECTIVES[config.role](config)
         header = _header(config, dataset, compute, model, objective, batches)
@@ -98,8 +97,8 @@ def test_checkpoint(
 ) -> dict[str, Any]:
     """Measure the network in `path` on the test images that it was trained for, or those that `typed` names.
 
-    `typed` may hold `dataset`, `data_dir` and `limit`. The result goes to test.json in `own_run` if that run is
-    finished and was measured on the same images, else to a file beside the checkpoint, named after it.
+    `typed` may hold `dataset`, `data_dir`, `image_size` and `limit`. The result goes to test.json in `own_run` if
+    that run is finished and was measured on the same images, else to a file beside the checkpoint.
     """
     kept = load_checkpoint(path)
     where = kept["config"] | typed
@@ -112,13 +111,14 @@ def test_checkpoint(
     print_header(str(path), {"network": kept["model_name"], "device": str(compute)})
     result = measure(model, batches, compute)
     result |= {"epoch": kept["epoch"], "model": kept["model_name"], "dataset": where["dataset"]}
-    same_images = all(kept["config"][name] == where[name] for name in ("dataset", "data_dir", "limit"))
+    same_images = kept["config"].get("test_data") == test.fingerprint()
     finished = kept["epoch"] == kept["config"]["epochs"]
     target = path.with_suffix(".test.json")
     if own_run is not None and finished and same_images:
         target = RunDir(own_run).test
+    print(_sentence(result))
     write_json(target, result)
-    print(f"{_sentence(result)}\nwritten to {target}")
+    print(f"written to {target}")
     return result
 
 
@@ -138,11 +138,20 @@ def _header(config, dataset: Dataset, compute: Compute, model: nn.Module, object
     return header
 
 
-def _restore(path: Path, training: Training, name: str) -> None:
-    """Continue from the checkpoint of an earlier process. Raises DamagedFile if it does not fit."""
+def _schedule_settings(config) -> dict[str, Any]:
+    names = {field.name for field in fields(Schedule)} - {"steps_per_epoch"}
+    return {name: getattr(config, name) for name in names}
+
+
+def _restore(path: Path, training: Training, identity: dict[str, Any]) -> None:
+    """Continue from the checkpoint of an earlier process. Raises DamagedFile if it is not of this run."""
     kept = load_checkpoint(path)
+    for name, value in identity.items():
+        if kept["config"].get(name) != value:
+            what = f"{path} is of another run: {name} {kept['config'].get(name)} instead of {value}"
+            raise DamagedFile(what, "--overwrite starts the run again")
     expected = {key: tensor.shape for key, tensor in training.result.state_dict().items()}
-    require_fit(path, kept["model"], expected, f"the {name} of this run")
+    require_fit(path, kept["model"], expected, f"the {identity['network']} of this run")
     try:
         training.load_state_dict(kept["model"], kept)
     except (UserError, KeyError, TypeError, ValueError, RuntimeError) as error:

@@ -1,8 +1,10 @@
 """Files on disk: whole or absent whatever happens while they are written, and data only when they are read."""
 
 import errno
+import glob
 import hashlib
 import os
+import time
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +18,7 @@ from torch import Tensor
 from utils.errors import UserError
 
 SUFFIX = ".tmp"
+STALE_AFTER = 3600  # seconds in which any living process has finished its file
 
 
 class DamagedFile(UserError):
@@ -32,6 +35,9 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """
     # The process number keeps two writers of one path (a shared image cache) out of each other's way.
     temporary = path.with_name(f".{path.name}.{os.getpid()}{SUFFIX}")
+    for stale in path.parent.glob(f".{glob.escape(path.name)}.*{SUFFIX}"):  # of processes that were killed
+        if time.time() - stale.stat().st_mtime > STALE_AFTER:
+            stale.unlink(missing_ok=True)
     try:
         with open(temporary, "wb") as file:
             yield file
@@ -131,7 +137,7 @@ def _require_whole_archive(path: Path) -> None:
 def _require_plausible(path: Path, content: dict[str, Any]) -> None:
     """Refuse what could not have come from so small a file, before anything of that size is made."""
     size = path.stat().st_size
-    for number, (name, leaf) in enumerate(_leaves(content)):
+    for number, (name, leaf) in enumerate(leaves(content)):
         claims = leaf.numel() * leaf.element_size() if isinstance(leaf, Tensor) else number
         if claims > size:
             raise DamagedFile(f"{path} is damaged: {name} claims more than the file holds", COPY)
@@ -146,13 +152,13 @@ def _one_line(error: Exception) -> str:
 def checksum(content: Any) -> str:
     """SHA-256 (hex) of nested dicts and lists of tensors and plain values, names and order included."""
     digest = hashlib.sha256()
-    for name, leaf in _leaves(content):
+    for name, leaf in leaves(content):
         text = sha256_of({"": leaf}) if isinstance(leaf, Tensor) else repr(leaf)
         digest.update(f"{name}={text}\n".encode())
     return digest.hexdigest()
 
 
-def _leaves(value: Any, name: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
+def leaves(value: Any, name: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
     """All tensors and plain values in nested dicts, lists and tuples, each with its path."""
     if depth > 20:
         raise DamagedFile("a file of tensors is nested in itself", COPY)
@@ -160,7 +166,7 @@ def _leaves(value: Any, name: str = "", depth: int = 0) -> Iterator[tuple[str, A
         yield name, f"{type(value).__name__} of {len(value)}"
         items = value.items() if isinstance(value, dict) else enumerate(value)
         for key, item in items:
-            yield from _leaves(item, f"{name}/{key!r}", depth + 1)
+            yield from leaves(item, f"{name}/{key!r}", depth + 1)
     else:
         yield name, value
 

@@ -1,5 +1,6 @@
 """The training loop: one for the teacher, the student and the taught student."""
 
+import copy
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -8,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from utils.data.batches import Batches
 from utils.device import Compute
@@ -72,10 +72,10 @@ class Training:
             nesterov=schedule.momentum > 0,
             fused=True,
         )
-        self.averaged = None
+        self.averaged, self.averaged_steps = None, 0
         if schedule.ema:
-            average = get_ema_multi_avg_fn(schedule.ema)
-            self.averaged = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+            self.averaged = copy.deepcopy(model).requires_grad_(False)
+            self._averages, self._averaged_from = (_floats(each) for each in (self.averaged, model))
         self.history: list[EpochRecord] = []
 
     @property
@@ -86,13 +86,25 @@ class Training:
     @property
     def result(self) -> nn.Module:
         """The network that is evaluated and kept: the average of the weights where there is one."""
-        return self.model if self.averaged is None else self.averaged.module
+        return self.model if self.averaged is None else self.averaged
 
     @property
     def best_epoch(self) -> int | None:
         """The epoch (1, 2, ...) of the best validation accuracy, the first of equals."""
         measured = [record for record in self.history if record.val_top1 is not None]
         return max(measured, key=lambda record: record.val_top1).epoch if measured else None
+
+    def update_average(self) -> None:
+        """Move the averages of weights and batch norm statistics towards their values after this step.
+
+        torch's AveragedModel does the same, but waits for the device twice in each step.
+        """
+        with torch.no_grad():
+            if self.averaged_steps == 0:
+                torch._foreach_copy_(self._averages, self._averaged_from)
+            else:
+                torch._foreach_lerp_(self._averages, self._averaged_from, 1 - self.schedule.ema)
+        self.averaged_steps += 1
 
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` needs beside the weights of `result`."""
@@ -102,7 +114,7 @@ class Training:
             "history": [asdict(record) for record in self.history],
         }
         if self.averaged is not None:
-            state["averaging"] = {"model": self.model.state_dict(), "steps": int(self.averaged.n_averaged)}
+            state["averaging"] = {"model": self.model.state_dict(), "steps": self.averaged_steps}
         return state
 
     def load_state_dict(self, result: dict[str, torch.Tensor], state: dict[str, Any]) -> None:
@@ -115,7 +127,7 @@ class Training:
         self.history = [EpochRecord(**record) for record in state["history"]]
         if self.averaged is not None:
             self.model.load_state_dict(state["averaging"]["model"])
-            self.averaged.n_averaged.fill_(state["averaging"]["steps"])
+            self.averaged_steps = state["averaging"]["steps"]
 
 
 Progress = Callable[[int, int, Metrics], None]  # epoch (0, 1, ...), finished steps of it, means so far
@@ -140,7 +152,10 @@ def fit(
         started = time.perf_counter()
         metrics = _train_epoch(epoch, training, objective, train, compute, teacher, on_progress, stop_if_asked)
         seconds = time.perf_counter() - started
-        measured = evaluate(training.result, val, compute) if val is not None else Metrics(None, None, None)
+        measured = Metrics(None, None, None)
+        if val is not None:
+            measured = evaluate(training.result, val, compute)
+            _require_finite(measured.loss, epoch, training.schedule.lr)
         lr = training.optimizer.param_groups[0]["lr"]
         training.history.append(EpochRecord(epoch + 1, lr, *metrics, *measured, seconds))
         yield training.history[-1]
@@ -162,7 +177,7 @@ def _train_epoch(epoch, training, objective, train, compute, teacher, on_progres
         optimizer.step()
         optimizer.zero_grad()
         if training.averaged is not None:
-            training.averaged.update_parameters(model)
+            training.update_average()
         meter.update(loss.detach(), logits, batch.labels)
         stop_if_asked()
         if time.perf_counter() >= next_look:
@@ -170,11 +185,16 @@ def _train_epoch(epoch, training, objective, train, compute, teacher, on_progres
             _require_finite(metrics.loss, epoch, schedule.lr)
             on_progress(epoch, step + 1, metrics)
             next_look = time.perf_counter() + LOOK_EVERY
-    # A step can spoil the weights after its own loss was fine; a sum of norms finds any such weight.
-    norms = torch.stack([parameter.detach().norm() for parameter in training.result.parameters()])
+    # A step can spoil weights or statistics after its own loss was fine; a sum of norms finds any such value.
+    norms = torch.stack([tensor.norm() for tensor in _floats(training.result)])
     metrics = meter.read()
     _require_finite(metrics.loss + norms.sum().item(), epoch, schedule.lr)
     return metrics
+
+
+def _floats(model: nn.Module) -> list[torch.Tensor]:
+    """Weights and batch norm statistics, as they are in the network and not copies."""
+    return [tensor for tensor in model.state_dict().values() if tensor.is_floating_point()]
 
 
 def _require_finite(value: float, epoch: int, lr: float) -> None:

@@ -11,7 +11,7 @@ from utils.device import Compute
 # Held out where the user names no number: these many, or this share of the training images.
 VAL_SIZE = {"cifar10": 5000, "cifar100": 5000}
 VAL_SHARE = 0.1
-EVAL_BATCH = {"cpu": 250, "cuda": 2000}
+EVAL_BATCH = {"cpu": 250, "cuda": 2000}  # images of 32x32 pixels
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Dataset:
     val: ImageSet | None
     test: ImageSet
     normalise: Normalise  # with mean and standard deviation of `train`
-    fingerprint: str  # SHA-256 of `train`
+    fingerprints: dict[str, str]  # what identifies the images of each part
 
     def describe(self) -> dict[str, Any]:
         """What a checkpoint keeps of the images that its network was trained on."""
@@ -50,7 +50,9 @@ class Dataset:
 
 
 def evaluation_batches(image_set: ImageSet, normalise: Normalise) -> Batches:
-    return Batches(image_set, normalise, EVAL_BATCH[image_set.images.device.type])
+    """Large batches of images in their order, the smaller the larger the images."""
+    pixels = EVAL_BATCH[image_set.images.device.type] * 32**2
+    return Batches(image_set, normalise, max(1, pixels // image_set.image_size**2))
 
 
 def load_parts(config) -> tuple[ImageSet, ImageSet]:
@@ -69,6 +71,7 @@ def load_dataset(config, compute: Compute) -> Dataset:
         named = config.limit is None and config.dataset in VAL_SIZE
         val_size = VAL_SIZE[config.dataset] if named else round(VAL_SHARE * len(train))
     train, val = train.split(val_size)
-    normalise, fingerprint = Normalise(*train.mean_and_std()), train.fingerprint()
-    on_device = [part.to(compute.device) if part is not None else None for part in (train, val, test)]
-    return Dataset(*on_device, normalise, fingerprint)
+    normalise, parts = Normalise(*train.mean_and_std()), {"data": train, "val_data": val, "test_data": test}
+    fingerprints = {name: part.fingerprint() for name, part in parts.items() if part is not None}
+    on_device = [part.to(compute.device) if part is not None else None for part in parts.values()]
+    return Dataset(*on_device, normalise, fingerprints)

@@ -38,9 +38,9 @@ class ImageSet:
         return replace(self, images=self.images[indices], labels=self.labels[indices])
 
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of the images, the labels and the class names."""
+        """The first 16 hex digits of the SHA-256 of the images, the labels and the class names."""
         names = hashlib.sha256(repr(self.class_names).encode()).hexdigest()
-        return sha256_of({names: self.images.cpu(), "labels": self.labels.cpu()})
+        return sha256_of({names: self.images.cpu(), "labels": self.labels.cpu()})[:16]
 
     def mean_and_std(self) -> tuple[list[float], list[float]]:
         """Per-channel mean and standard deviation of the pixels, on the scale 0 to 255."""
