@@ -9,6 +9,7 @@ the measured rate of a large matrix product, counting the operations of convolut
 import argparse
 import json
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -20,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.plain import plain_epoch, plain_loader
 from models import MODELS, build_model
+from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.data.batches import Batches, Normalise
 from utils.data.image_set import ImageSet
 from utils.data.sources.shapes import draw
@@ -149,6 +151,28 @@ def measure(bench: Bench, teacher: str, student: str, repeats: int) -> tuple[lis
     return [line for line, _, _ in work], statistics.median(products)
 
 
+def saving_seconds(name: str, repeats: int) -> tuple[float, float]:
+    """Median seconds to save last.pt and best.pt of network `name` after an epoch, and to read and check last.pt."""
+    training = Training(build_model(name, 10), Schedule(1, 1, lr=0.1))
+    for parameter in training.model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    training.optimizer.step()
+    content = {"model_name": name, "num_classes": 10, "class_names": [], "image_size": 32, "mean": [], "std": []}
+    content |= {"config": {}, "epoch": 1, "metrics": {}}
+    saving, loading = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        last, best = Path(folder, "last.pt"), Path(folder, "best.pt")
+        for _ in range(repeats):
+            started = time.perf_counter()
+            save_checkpoint(best, training.result, content)
+            save_checkpoint(last, training.result, content | training.state_dict())
+            saved = time.perf_counter()
+            load_checkpoint(last)
+            saving.append(saved - started)
+            loading.append(time.perf_counter() - saved)
+    return statistics.median(saving), statistics.median(loading)
+
+
 def print_table(lines: list[Line], product: float) -> None:
     by_name = {line.name: line for line in lines}
     print(f"{'':34} {'images/s':>10} {'lowest-highest':>18} {'ratio':>7} {'of matmul':>10}")
@@ -172,6 +196,9 @@ def main() -> None:
     lines, product = measure(Bench(compute, args.seconds), args.teacher, args.student, args.repeats)
     print(f"{compute}; batches of {BATCH}; matrix product {product:,.0f} GFLOP/s; ratio: to the plain loop\n")
     print_table(lines, product)
+    for name in (args.teacher, args.student):
+        saving, loading = saving_seconds(name, args.repeats)
+        print(f"{name}: {saving:.3f} s to save after an epoch, {loading:.3f} s to read and check last.pt")
     if args.json:
         figures = {"device": str(compute), "matmul_gflops": product, "lines": [asdict(line) for line in lines]}
         args.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")

@@ -9,7 +9,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from torch import nn
 
 from utils.checkpoint import BuildModel, load_checkpoint, require_fit, restore_network, save_checkpoint
 from utils.console import TrainingDisplay, print_header
@@ -60,11 +59,9 @@ def train_run(
             _restore(run_dir.last, training, identity)
             run_dir.write_history(training.history)  # the checkpoint is right where the two differ
         objective = OBJECTIVES[config.role](config)
-        header = _header(config, dataset, compute, model, objective, batches)
+        header = _header(config, dataset, compute, training, objective, batches)
         if teacher is not None:
             header["teacher"] = teacher.description
-        if action == "resume":
-            header["resumed"] = f"after epoch {training.epoch} of {config.epochs}"
         print_header(f"{config.run_dir.parent.name}, seed {config.seed}", header)
         if action == "start":
             run_dir.clear()
@@ -122,12 +119,12 @@ def test_checkpoint(
     return result
 
 
-def _header(config, dataset: Dataset, compute: Compute, model: nn.Module, objective, batches) -> dict[str, str]:
+def _header(config, dataset: Dataset, compute: Compute, training: Training, objective, batches) -> dict[str, str]:
     counts, size = dataset.counts(), dataset.train.image_size
     images = ", ".join(f"{count:,} {part}" for part, count in counts.items())
     header = {
         "data": f"{config.dataset}: {images}; {dataset.train.num_classes} classes, {size}x{size} pixels",
-        "network": f"{config.network}, {count_parameters(model):,} parameters",
+        "network": f"{config.network}, {count_parameters(training.model):,} parameters",
         "objective": str(objective),
         "recipe": config.recipe_text(),
         "device": str(compute),
@@ -135,6 +132,8 @@ def _header(config, dataset: Dataset, compute: Compute, model: nn.Module, object
     }
     if batches.num_images < len(batches.image_set):
         header["note"] = "the last batch of an epoch would be a single image; it is left out"
+    if training.epoch:
+        header["resumed"] = f"after epoch {training.epoch} of {config.epochs}"
     return header
 
 
