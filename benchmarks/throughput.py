@@ -152,7 +152,7 @@ def measure(bench: Bench, teacher: str, student: str, repeats: int) -> tuple[lis
 
 
 def saving_seconds(name: str, repeats: int) -> tuple[float, float]:
-    """Median seconds to save last.pt and best.pt of network `name` after an epoch, and to read and check last.pt."""
+    """Median seconds to save last.pt and best.pt of network `name`, and to read and check last.pt."""
     training = Training(build_model(name, 10), Schedule(1, 1, lr=0.1))
     for parameter in training.model.parameters():
         parameter.grad = torch.ones_like(parameter)
