@@ -185,7 +185,13 @@ def test_a_resumed_run_mends_a_torn_history_and_keeps_its_best(results, resume):
     assert torch.load(folder / "best.pt", weights_only=True)["metrics"]["val_top1"] >= best
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"identity": 3}', '{"identity": {"role": "x"}}'])
+NO_NETWORK = (
+    '{"identity": {"role": "student"}, "data": {"train": 1, "val": 1, "test": 1},'
+    ' "objective": "CE", "device": "cpu", "command": "x"}'
+)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"identity": 3}', '{"identity": {"role": "x"}}', NO_NETWORK])
 def test_a_damaged_config_is_named(results, resume, content):
     (results / RUN / "config.json").write_text(content)
     code, error = resume()

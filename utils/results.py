@@ -99,7 +99,8 @@ class RunDir:
         """What config.json records of this run. Raises UserError for a damaged file."""
         config = read_json(self.config, identity=dict, data=dict, objective=str, device=str, command=str)
         identity, counts = config["identity"], [config["data"].get(part) for part in ("train", "val", "test")]
-        known = identity.get("role") in ROLES and str(identity.get("network")).isidentifier()
+        network = identity.get("network")
+        known = identity.get("role") in ROLES and isinstance(network, str) and network.isidentifier()
         temp = isinstance(identity.get("temp"), NUMBER) or identity.get("role") != "kd"
         if not (known and temp and all(isinstance(count, int) for count in counts)):
             raise UserError(f"{self.config} is damaged", AGAIN)
