@@ -154,7 +154,7 @@ DAMAGE = {
         lambda path: rewrite(path, rename_network),
         "does not fit the cnn_tiny of",
     ),
-    "a plain state_dict": (lambda path: torch.save(torch.load(path)["model"], path), "no checkpoint of this"),
+    "a plain state_dict": (lambda path: torch.save(read_tensors(path)["model"], path), "no checkpoint of this"),
 }
 
 

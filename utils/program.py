@@ -10,8 +10,9 @@ from collections.abc import Callable
 from utils.errors import Interrupted, UserError
 
 # How long OpenMP's threads (libgomp, in torch's CPU builds) turn idle before they sleep. Its default is for a
-# machine of one's own: with two trainings of cnn_tiny at once on two cores, epochs that take 1.5 s alone took
-# over 20 s each, with this 5.4 s. Alone, they take 1.6 s; larger networks lose nothing.
+# machine of one's own: beside another busy torch process on two cores, an epoch of cnn_tiny that takes 1.5 s alone
+# did not end within a minute. Two trainings at once took 17 s an epoch at 20,000 and 5.4 s at 2,000, which costs
+# 0.1 s of those 1.5 s when alone.
 SPIN_COUNT = "2000"
 
 

@@ -7,7 +7,7 @@ import os
 import time
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, BinaryIO
@@ -36,8 +36,9 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     # The process number keeps two writers of one path (a shared image cache) out of each other's way.
     temporary = path.with_name(f".{path.name}.{os.getpid()}{SUFFIX}")
     for stale in path.parent.glob(f".{glob.escape(path.name)}.*{SUFFIX}"):  # of processes that were killed
-        if time.time() - stale.stat().st_mtime > STALE_AFTER:
-            stale.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):  # another process has just finished or removed it
+            if time.time() - stale.stat().st_mtime > STALE_AFTER:
+                stale.unlink()
     try:
         with open(temporary, "wb") as file:
             yield file
