@@ -69,6 +69,7 @@ DEFAULTS = {
     # Small enough for two CPU cores: all four rows in minutes.
     "shapes": DatasetDefaults("cnn", "cnn_tiny", Recipe(20, batch_size=64), Recipe(12, batch_size=64)),
 }
+LONGER = 4  # times the epochs with --recipe long, of which distillation gains more than plain training
 RECIPE_FLAGS = tuple(field.name for field in fields(Recipe))
 
 
@@ -81,11 +82,18 @@ def defaults_for(dataset: str) -> DatasetDefaults:
     return DEFAULTS.get(dataset, DatasetDefaults())
 
 
+def recipe_for(dataset: str, role: str, name: str) -> dict[str, Any]:
+    """The values of the recipe `name` ("default" or "long") for a role."""
+    defaults = defaults_for(dataset)
+    recipe = defaults.teacher_recipe if role == "teacher" else defaults.student_recipe
+    return asdict(replace(recipe, epochs=recipe.epochs * LONGER) if name == "long" else recipe)
+
+
 # --- one command line, resolved ---------------------------------------------------------------------
 
 # What a command for another role of the same experiment has to repeat.
 PLACE_FLAGS = ("dataset", "data_dir", "image_size", "limit", "val_size", "teacher", "student", "seed")
-PLACE_FLAGS += ("device", "precision", "results_dir")
+PLACE_FLAGS += ("recipe", "device", "precision", "results_dir")
 
 
 @dataclass(frozen=True)
@@ -103,6 +111,10 @@ class Config:
     teacher_checkpoint: str | None
     temps: tuple[float, ...]
     alpha: float
+    views: int | None
+    teacher_cache: str
+    teacher_cache_limit: float
+    recipe: str
     epochs: int
     batch_size: int
     lr: float
@@ -113,9 +125,12 @@ class Config:
     label_smoothing: float
     ema: float
     cutout: int
+    eval_every: int
     seed: int
     device: str
     precision: str
+    cuda_graph: str
+    compile: bool
     results_dir: str
     resume: bool
     overwrite: bool
@@ -150,9 +165,8 @@ class Config:
 
     def as_role(self, role: str, temp: float | None = None) -> "Config":
         """The same experiment in another role, with that role's recipe under the flags that were typed."""
-        defaults = defaults_for(self.dataset)
-        recipe = defaults.teacher_recipe if role == "teacher" else defaults.student_recipe
-        changes = {name: value for name, value in asdict(recipe).items() if name not in self.typed}
+        recipe = recipe_for(self.dataset, role, self.recipe)
+        changes = {name: value for name, value in recipe.items() if name not in self.typed}
         return replace(self, role=role, temps=self.temps if temp is None else (temp,), **changes)
 
     def runs(self) -> list["Config"]:
@@ -343,8 +357,31 @@ def flag_groups(models: Collection[str], datasets: Collection[str]) -> dict[str,
                 "FILE",
                 "the teacher (default: what --tto trained with the same --seed)",
             ),
+            Flag(
+                "views",
+                integer(0),
+                "V",
+                "augmentations of each image that a student sees in turn; 0: a new one in each epoch, and no "
+                "cache "
+                "(default: as many as epochs on CUDA, 8 on a CPU)",
+            ),
+            Flag(
+                "teacher_cache",
+                path,
+                "WHERE",
+                "the teacher's answers to the views are kept in this folder (auto: beside the runs) or not (off)",
+                "auto",
+            ),
+            Flag("teacher_cache_limit", positive, "GB", "what that folder may take", 2.0),
         ],
         "optimisation": [
+            Flag(
+                "recipe",
+                one_of(("default", "long")),
+                "NAME",
+                f"default, or long: {LONGER} times the epochs",
+                "default",
+            ),
             Flag("epochs", integer(1), "N", "passes over the training images"),
             Flag("batch_size", integer(1), "N", "images in a step"),
             Flag("lr", positive, "LR", "peak learning rate of SGD with Nesterov momentum"),
@@ -359,6 +396,7 @@ def flag_groups(models: Collection[str], datasets: Collection[str]) -> dict[str,
             Flag("label_smoothing", below_one, "S", "of the CE term; a smoothed teacher distils badly"),
             Flag("ema", below_one, "D", "decay per step of an average of the weights that replaces them; 0: none"),
             Flag("cutout", integer(0), "N", "side in pixels of a square erased from each training image; 0: none"),
+            Flag("eval_every", integer(1), "N", "epochs from one validation to the next", 1),
         ],
         "machine and results": [
             Flag("seed", integer(0), "N", "decides weights, order and augmentation", 0),
@@ -370,6 +408,14 @@ def flag_groups(models: Collection[str], datasets: Collection[str]) -> dict[str,
                 "bf16, fp32 or auto: bf16 on CUDA, else fp32",
                 "auto",
             ),
+            Flag(
+                "cuda_graph",
+                one_of(("auto", "off")),
+                "NAME",
+                "auto: on CUDA, a step is captured once and replayed; or off",
+                "auto",
+            ),
+            Flag("compile", boolean, "BOOL", "torch.compile the network: pays in long trainings alone", False),
             Flag("results_dir", path, "DIR", "where runs and tables are kept", "results"),
             Flag("resume", boolean, "BOOL", "go on from the last finished epoch", False),
             Flag("overwrite", boolean, "BOOL", "start again, and lose what the run's folder holds", False),
@@ -378,7 +424,8 @@ def flag_groups(models: Collection[str], datasets: Collection[str]) -> dict[str,
     }
 
 
-TRAIN_ONLY = {"all", "alpha", "teacher_checkpoint", "resume", "overwrite", *RECIPE_FLAGS}
+TRAIN_ONLY = {"all", "alpha", "teacher_checkpoint", "views", "teacher_cache", "teacher_cache_limit", "recipe"}
+TRAIN_ONLY |= {"eval_every", "cuda_graph", "compile", "resume", "overwrite", *RECIPE_FLAGS}
 TEST_ONLY = {"checkpoint"}
 
 
@@ -494,6 +541,11 @@ def contradictions(program: str, values: dict[str, Any], typed: Collection[str])
     if program == "train.py":
         if values["teacher_checkpoint"] and values["all"]:
             problems.append("--teacher-checkpoint and --all exclude each other: --all trains its own teacher")
+        if "views" in typed and values["tto"]:
+            problems.append("--views is for students: a teacher sees every image anew in each epoch")
+        for name in ("teacher_cache", "teacher_cache_limit"):
+            if name in typed and not values["kd"] and not values["all"]:
+                problems.append(f"--{name.replace('_', '-')} needs --kd True or --all")
         if values["resume"] and values["overwrite"]:
             problems.append("--resume and --overwrite exclude each other")
     if "image_size" in typed and values["dataset"] != "folder":
@@ -508,8 +560,8 @@ def resolve(values: dict[str, Any], typed: tuple[str, ...]) -> Config:
     )
     defaults = defaults_for(values["dataset"])
     temps = (5.0, 20.0) if role == "all" and "temp" not in typed else values["temp"]
-    filled = dict.fromkeys((field.name for field in fields(Config)), None) | asdict(defaults.student_recipe)
-    filled |= {"resume": False, "overwrite": False, "alpha": 0.9}
+    filled = dict.fromkeys((field.name for field in fields(Config)), None)
+    filled |= recipe_for(values["dataset"], role, "default") | {"recipe": "default", "alpha": 0.9}
     filled |= {name: value for name, value in values.items() if value is not None and name in filled}
     filled |= {"teacher": values["teacher"] or defaults.teacher, "student": values["student"] or defaults.student}
     config = Config(**filled | {"role": role, "temps": tuple(dict.fromkeys(temps)), "typed": typed})

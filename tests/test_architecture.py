@@ -15,7 +15,8 @@ ALLOWED = {
     "models": {"torch", "torchvision", "models"},
     "utils/data": {"torch", "torchvision", "numpy", "PIL", "tqdm", "utils.data", "utils.device", *LEAVES},
     "utils/losses": {"torch", "utils.losses"},
-    "utils/trainer": {"torch", "utils.data.batches", "utils.device", "utils.metrics", "utils.teacher", *LEAVES},
+    "utils/trainer": {"torch", "utils.cuda_graph", "utils.data", "utils.device", "utils.metrics", *LEAVES},
+    "utils/cuda_graph": {"torch"},
     "utils/plots": {"matplotlib", *LEAVES},
 }
 

@@ -23,13 +23,13 @@ CONTENT = {
 
 
 def saved(path, **changes):
-    save_checkpoint(path, build_model("cnn_tiny", 3), CONTENT | changes)
+    save_checkpoint(path, build_model("cnn_tiny", 3).state_dict(), CONTENT | changes)
     return path
 
 
 def test_a_checkpoint_reads_back_as_it_was_written(tmp_path):
     model = build_model("cnn_tiny", 3)
-    save_checkpoint(tmp_path / "a.pt", model, CONTENT)
+    save_checkpoint(tmp_path / "a.pt", model.state_dict(), CONTENT)
     content = load_checkpoint(tmp_path / "a.pt")
     assert {key: content[key] for key in CONTENT} == CONTENT
     restored = restore_network(tmp_path / "a.pt", content, build_model)
@@ -155,7 +155,7 @@ def test_a_checkpoint_of_cuda_tensors_is_the_same_file_content(tmp_path):
     model = build_model("cnn_tiny", 3)
     for device in ("cpu", "cuda"):
         state = {"optimizer": {"state": [torch.ones(3, device=device)]}}
-        save_checkpoint(tmp_path / f"{device}.pt", model.to(device), CONTENT | state)
+        save_checkpoint(tmp_path / f"{device}.pt", model.to(device).state_dict(), CONTENT | state)
     first, second = (load_checkpoint(tmp_path / f"{device}.pt") for device in ("cpu", "cuda"))
     assert storage.checksum(first) == storage.checksum(second)
 

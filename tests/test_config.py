@@ -16,9 +16,9 @@ ROOT = Path(__file__).parents[1]
 TRAIN_FLAGS = """
     help tto kd all teacher student
     dataset data-dir image-size limit val-size
-    temp alpha teacher-checkpoint
-    epochs batch-size lr momentum weight-decay warmup schedule label-smoothing ema cutout
-    seed device precision results-dir resume overwrite debug
+    temp alpha teacher-checkpoint views teacher-cache teacher-cache-limit
+    recipe epochs batch-size lr momentum weight-decay warmup schedule label-smoothing ema cutout eval-every
+    seed device precision cuda-graph compile results-dir resume overwrite debug
 """
 TEST_FLAGS = """
     help tto kd checkpoint teacher student
@@ -26,7 +26,7 @@ TEST_FLAGS = """
     temp
     seed device precision results-dir debug
 """
-BOOLEANS = ("tto", "kd", "all", "resume", "overwrite", "debug")
+BOOLEANS = ("compile", "tto", "kd", "all", "resume", "overwrite", "debug")
 
 
 def train(line: str = "") -> Config:
@@ -189,6 +189,11 @@ def test_all_problems_are_reported_at_once(problems):
         ("--val-size", "-1 0.1 x", "is not a whole number of at least 0"),
         ("--seed", "-1 0.5 x 99999999999999999999", "is not a whole number of at least 0"),
         ("--cutout", "-1 1.5 x", "is not a whole number of at least 0"),
+        ("--views", "-1 1.5 x", "is not a whole number of at least 0"),
+        ("--eval-every", "0 -1 1.5 x", "is not a whole number of at least 1"),
+        ("--teacher-cache-limit", "0 -1 nan x", "is not a number above 0"),
+        ("--cuda-graph", "on True", "is unknown"),
+        ("--recipe", "short", "is unknown"),
         ("--image-size", "31 0 -1 x", "is not a whole number of at least 32"),
         ("--device", "gpu cuda: cuda:x cpu:0 tpu", "is not auto, cpu, cuda or cuda:N"),
         ("--precision", "fp16 FP32", "is unknown"),
@@ -198,9 +203,30 @@ def test_all_problems_are_reported_at_once(problems):
 )
 def test_a_value_out_of_range_is_refused_with_the_range(problems, flag, values, complaint):
     for value in values.split():
-        found = problems(f"--kd {flag}={value}" if flag in ("--temp", "--alpha") else f"{flag}={value}")
+        found = problems(
+            f"--kd {flag}={value}" if flag in ("--temp", "--alpha", "--teacher-cache-limit") else f"{flag}={value}"
+        )
         assert [p for p in found if p.startswith(f"{flag} '{value}' ")] == [p for p in found if complaint in p]
         assert any(complaint in p for p in found), value
+
+
+def test_the_long_recipe_has_four_times_the_epochs_of_either_role_and_nothing_else():
+    for role, default, long in zip(("--tto", "", "--kd"), (40, 40, 40), (160, 160, 160), strict=True):
+        short, longer = train(role), train(f"{role} --recipe long")
+        assert (short.epochs, longer.epochs) == (default, long)
+        assert all(getattr(short, n) == getattr(longer, n) for n in RECIPE_FLAGS if n != "epochs")
+    assert [run.epochs for run in train("--all --dataset shapes --recipe long").runs()] == [80, 48, 48, 48]
+    assert train("--recipe long --epochs 7").epochs == 7
+    assert "--recipe long" in train("--kd --recipe long").command("teacher")
+
+
+def test_views_and_kept_answers_are_of_students(problems):
+    assert problems("--tto --views 4") == [
+        "--views is for students: a teacher sees every image anew in each epoch"
+    ]
+    for flag in ("--teacher-cache off", "--teacher-cache-limit 1"):
+        assert problems(flag) == [f"{flag.split()[0]} needs --kd True or --all"]
+    assert train("--views 4").views == train("--kd --views 4 --teacher-cache off").views == 4
 
 
 def test_negative_numbers_are_values_and_not_flags(problems):

@@ -1,5 +1,6 @@
 import copy
 import math
+import shutil
 import time
 
 import pytest
@@ -239,20 +240,23 @@ def test_cuda_and_cpu_train_alike_in_float32():
     assert results[1] == pytest.approx(results[0], rel=1e-3)
 
 
-@pytest.mark.gpu
-@pytest.mark.parametrize("ema", [0.0, 0.9])
-def test_no_step_waits_for_the_cuda_device(ema):
-    from utils.device import Compute
+@pytest.mark.parametrize(("eval_every", "measured"), [(1, [1, 2, 3, 4, 5]), (2, [2, 4, 5]), (9, [5])])
+def test_validation_comes_as_often_as_asked_and_after_the_last_epoch(eval_every, measured):
+    train, val = batches(64, 32), batches(40, 32, seed=None)
+    state = training(epochs=5, steps=len(train))
+    records = list(fit(state, CrossEntropy(), train, val, CPU, eval_every=eval_every))
+    assert [record.epoch for record in records if record.val_top1 is not None] == measured
+    assert state.best_epoch in measured
 
-    compute = Compute.choose("cuda", "bf16")
-    train = batches(320, 32)
-    train.image_set = train.image_set.to(compute.device)
-    state = Training(compute.place(network()), Schedule(2, len(train), lr=0.05, ema=ema))
-    calls = []
 
-    def guard():
-        calls.append(1)
-        torch.cuda.set_sync_debug_mode("error" if 1 < len(calls) < len(train) else "default")
-
-    list(fit(state, CrossEntropy(), train, None, compute, stop_if_asked=guard))
-    assert len(calls) == 2 * len(train)
+def test_a_compiled_network_trains_as_the_plain_one():
+    if not any(map(shutil.which, ("c++", "g++", "clang++"))):
+        pytest.skip("needs a C++ compiler")
+    results = []
+    for compiled in (False, True):
+        train, val = batches(70, 32), batches(40, 32, seed=None)
+        state = training(epochs=2, steps=len(train))
+        records = list(fit(state, CrossEntropy(), train, val, CPU, compiled=compiled))
+        results.append([value for record in records for value in (record.train_loss, record.val_loss)])
+        assert not [name for name in state.result.state_dict() if "_orig_mod" in name]
+    assert results[1] == pytest.approx(results[0], rel=1e-3)

@@ -32,20 +32,24 @@ def weights_sha256(weights: dict[str, Tensor]) -> str:
     return sha256_of({name: weights[name] for name in sorted(weights)})
 
 
-def save_checkpoint(path: Path, network: nn.Module, content: dict[str, Any]) -> None:
-    """Write `network` and `content` (the other keys of `REQUIRED`, and what resuming needs) atomically."""
-    weights = _on_cpu(network.state_dict())
-    head = {"format": FORMAT, "model": weights, "sha256": weights_sha256(weights)}
-    write_tensors(path, head | _on_cpu(content))
+def save_checkpoint(path: Path, weights: dict[str, Tensor], content: dict[str, Any]) -> None:
+    """Write `weights` and `content` (the other keys of `REQUIRED`, and what resuming needs) atomically.
+
+    Tensors may be on any device; in the file they are on the CPU.
+    """
+    weights, content = map_tensors((weights, content), lambda tensor: tensor.detach().cpu())
+    write_tensors(path, {"format": FORMAT, "model": weights, "sha256": weights_sha256(weights)} | content)
 
 
-def _on_cpu(value: Any) -> Any:
-    """Nested dicts, lists and tuples with every tensor on the CPU: a file is the same from any device."""
+def map_tensors(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """Nested dicts, lists and tuples with `function` applied to every tensor in them."""
     if isinstance(value, Tensor):
-        return value.detach().cpu()
+        return function(value)
     if isinstance(value, dict):
-        return {key: _on_cpu(item) for key, item in value.items()}
-    return type(value)(map(_on_cpu, value)) if isinstance(value, (list, tuple)) else value
+        return {key: map_tensors(item, function) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(map_tensors(item, function) for item in value)
+    return value
 
 
 def load_checkpoint(path: Path, plain: bool = False) -> dict[str, Any]:

@@ -17,23 +17,26 @@ class Metrics(NamedTuple):
 
 
 class Meter:
-    """Running sums over the samples of an epoch. `update` never waits for the device, `read` does."""
+    """Running sums over samples. `update` never waits for the device, `read` does."""
 
     def __init__(self, device: torch.device):
-        self.sums = torch.zeros(3, dtype=torch.float64, device=device)  # loss, hits of top-1, hits of top-5
-        self.samples = 0
+        # Loss, hits of top-1, hits of top-5, samples: on the device, so that a replayed CUDA graph adds them up.
+        self.sums = torch.zeros(4, dtype=torch.float64, device=device)
+
+    def reset(self) -> None:
+        self.sums.zero_()
 
     def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Add a batch: its mean loss (scalar), logits [B, C] and labels int64 [B]."""
         with torch.no_grad():
             guesses = logits.topk(min(5, logits.shape[1])).indices
             hits = guesses == labels[:, None]
-            self.sums += torch.stack((loss.double() * len(labels), hits[:, 0].sum(), hits.sum()))
-        self.samples += len(labels)
+            self.sums[:3] += torch.stack((loss.double() * len(labels), hits[:, 0].sum(), hits.sum()))
+            self.sums[3] += len(labels)
 
     def read(self) -> Metrics:
         """The means so far."""
-        loss, top1, top5 = (self.sums / self.samples).tolist()
+        loss, top1, top5 = (self.sums[:3] / self.sums[3]).tolist()
         return Metrics(loss, 100 * top1, 100 * top5)
 
 

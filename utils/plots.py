@@ -41,12 +41,11 @@ def plot_comparison(title: str, runs: Mapping[str, Sequence[History]], path: Pat
     figure, axes = _figure(title, "validation top-1 accuracy (%)")
     lowest = []
     for number, (name, histories) in enumerate(runs.items()):
-        curves = [[row["val_top1"] for row in history if row["val_top1"] is not None] for history in histories]
-        curves = [curve for curve in curves if curve]
-        if not curves:
+        curves = [{row["epoch"]: row["val_top1"] for row in history} for history in histories]
+        epochs = [epoch for epoch in curves[0] if all(curve.get(epoch) is not None for curve in curves)]
+        if not epochs:
             continue
-        epochs = range(1, min(map(len, curves)) + 1)
-        values = list(zip(*curves, strict=False))
+        values = [[curve[epoch] for curve in curves] for epoch in epochs]
         means = [sum(value) / len(value) for value in values]
         colour = COLOURS[number % len(COLOURS)]
         style = {"marker": "o", "markersize": 3} if len(means) < 30 else {}

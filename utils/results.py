@@ -3,15 +3,14 @@
 import csv
 import io
 import json
-import sys
 from collections.abc import Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from utils.errors import UserError
-from utils.storage import SUFFIX, write_text
+from utils.storage import SUFFIX, try_lock, write_text
 from utils.trainer import EpochRecord
 
 FILES = ("config.json", "history.csv", "last.pt", "best.pt", "accuracy.png", "loss.png", "test.json")
@@ -65,16 +64,13 @@ class RunDir:
     def locked(self):
         """Keep other processes out of this directory; the lock ends with the process, however that ends."""
         self.path.mkdir(parents=True, exist_ok=True)
-        with open(self.path / ".lock", "w") as file:
-            if sys.platform != "win32":
-                import fcntl
-
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    raise UserError(
-                        f"another run is writing to {self.path}", "wait for it, or use another --seed"
-                    ) from None
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(try_lock(self.path / ".lock"))
+            except BlockingIOError:
+                raise UserError(
+                    f"another run is writing to {self.path}", "wait for it, or use another --seed"
+                ) from None
             for stale in self.path.glob(f".*{SUFFIX}"):
                 stale.unlink()
             yield

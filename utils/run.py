@@ -3,14 +3,15 @@
 import platform
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 
-from utils.checkpoint import BuildModel, load_checkpoint, require_fit, restore_network, save_checkpoint
+from utils.answers import open_answers
+from utils.checkpoint import BuildModel, load_checkpoint, require_fit, restore_network
 from utils.console import TrainingDisplay, print_header
 from utils.data.batches import Normalise
 from utils.data.dataset import Dataset, evaluation_batches, load_parts
@@ -20,10 +21,12 @@ from utils.losses import OBJECTIVES
 from utils.metrics import count_parameters, measure
 from utils.plots import plot_run
 from utils.results import RunDir, write_json
+from utils.saver import EVERY, Saver
 from utils.storage import DamagedFile
 from utils.teacher import load_teacher
 from utils.trainer import Schedule, Training, fit
 
+VIEWS_ON_CPU = 8  # of these the teacher's answers are paid once; more did not help (see the README)
 ADVICE = "a GPU, fewer --epochs, --limit or a smaller --teacher would be faster"
 
 
@@ -41,8 +44,11 @@ def train_run(
     """
     run_dir = RunDir(config.run_dir)
     with run_dir.locked():
+        views = _views(config, compute)
         identity = config.identity() | {"precision": compute.precision} | dataset.fingerprints
-        teacher = None
+        if config.role != "teacher":
+            identity["views"] = min(views, config.epochs) or config.epochs  # distinct ones
+        teacher = answers = None
         if config.role == "kd":
             teacher = load_teacher(config.teacher_path, config.teacher, dataset, compute, build_model)
             identity |= {"teacher": teacher.name, "teacher_sha256": teacher.sha256[:16]}
@@ -53,7 +59,7 @@ def train_run(
 
         torch.manual_seed(config.seed)
         model = compute.place(build_model(config.network, dataset.train.num_classes))
-        batches = dataset.training_batches(config.batch_size, config.seed, config.cutout)
+        batches = dataset.training_batches(config.batch_size, config.seed, config.cutout, views)
         training = Training(model, Schedule(steps_per_epoch=len(batches), **_schedule_settings(config)))
         if action == "resume":
             _restore(run_dir.last, training, identity)
@@ -61,7 +67,14 @@ def train_run(
         objective = OBJECTIVES[config.role](config)
         header = _header(config, dataset, compute, training, objective, batches)
         if teacher is not None:
-            header["teacher"] = teacher.description
+            header["teacher"], header["answers"] = teacher.description, "live"
+            if views and config.teacher_cache != "off":
+                auto = config.dataset_dir / "teacher-answers"
+                folder = auto if config.teacher_cache == "auto" else Path(config.teacher_cache)
+                limit, data = config.teacher_cache_limit, dataset.fingerprints["data"]
+                answers, header["answers"] = open_answers(
+                    teacher, batches, data, config.epochs, folder, limit, stop_if_asked
+                )
         print_header(f"{config.run_dir.parent.name}, seed {config.seed}", header)
         if action == "start":
             run_dir.clear()
@@ -73,10 +86,23 @@ def train_run(
         content |= dataset.describe()
         val = dataset.val_batches()
         advice = ADVICE if compute.device.type == "cpu" else ""
-        with TrainingDisplay(config.epochs, len(batches), advice) as display:
-            epochs = fit(training, objective, batches, val, compute, teacher, display.progress, stop_if_asked)
-            for record in epochs:
-                _save_epoch(run_dir, training, content)
+        saver = Saver(run_dir, training, content, EVERY[compute.device.type])
+        with TrainingDisplay(config.epochs, len(batches), advice) as display, saver:
+            for record in fit(
+                training,
+                objective,
+                batches,
+                val,
+                compute,
+                teacher,
+                answers,
+                config.eval_every,
+                config.cuda_graph == "auto",
+                config.compile,
+                display.progress,
+                stop_if_asked,
+            ):
+                saver.epoch_done()
                 display.epoch_done(record)
 
         result = measure(training.result, dataset.test_batches(), compute)
@@ -127,6 +153,7 @@ def _header(config, dataset: Dataset, compute: Compute, training: Training, obje
         "network": f"{config.network}, {count_parameters(training.model):,} parameters",
         "objective": str(objective),
         "recipe": config.recipe_text(),
+        "views": _views_text(batches.views, config.epochs),
         "device": str(compute),
         "results": str(config.run_dir),
     }
@@ -135,6 +162,21 @@ def _header(config, dataset: Dataset, compute: Compute, training: Training, obje
     if training.epoch:
         header["resumed"] = f"after epoch {training.epoch} of {config.epochs}"
     return header
+
+
+def _views(config, compute: Compute) -> int:
+    """How many views of an image a network sees in turn; 0: a new one in each epoch."""
+    if config.role == "teacher":
+        return 0
+    if config.views is not None:
+        return config.views
+    return VIEWS_ON_CPU if compute.device.type == "cpu" else config.epochs
+
+
+def _views_text(views: int, epochs: int) -> str:
+    if views and views < epochs:
+        return f"{views} augmentations of each image in turn"
+    return "a new augmentation of each image in each epoch"
 
 
 def _schedule_settings(config) -> dict[str, Any]:
@@ -157,15 +199,6 @@ def _restore(path: Path, training: Training, identity: dict[str, Any]) -> None:
         raise DamagedFile(
             f"{path} cannot be resumed: {error!s:.200}", "--overwrite starts the run again"
         ) from error
-
-
-def _save_epoch(run_dir: RunDir, training: Training, content: dict[str, Any]) -> None:
-    """Save the state after an epoch; best.pt first, so that last.pt never tells of a best that is not there."""
-    content = content | {"epoch": training.epoch, "metrics": asdict(training.history[-1])}
-    if training.epoch == training.best_epoch:
-        save_checkpoint(run_dir.best, training.result, content)
-    save_checkpoint(run_dir.last, training.result, content | training.state_dict())
-    run_dir.write_history(training.history)
 
 
 def _sentence(result: dict[str, Any]) -> str:

@@ -4,6 +4,7 @@ import errno
 import glob
 import hashlib
 import os
+import sys
 import time
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -59,6 +60,20 @@ def _fsync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def try_lock(path: Path) -> Iterator[None]:
+    """Hold a lock file within the block; the lock ends with the process, however that ends.
+
+    Raises BlockingIOError if another process holds it. Windows has no such lock, and everybody gets it.
+    """
+    with open(path, "w") as file:
+        if sys.platform != "win32":
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
 
 
 def write_text(path: Path, text: str) -> None:

@@ -8,13 +8,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from utils.data.batches import Batches
+from utils.cuda_graph import graphed
+from utils.data.augment import View
+from utils.data.batches import Batch, Batches
 from utils.device import Compute
 from utils.errors import UserError
 from utils.metrics import Meter, Metrics, evaluate
-from utils.teacher import Teacher
 
 LOOK_EVERY = 0.3  # seconds between two looks at the running loss; each look waits for the device
 
@@ -72,10 +73,11 @@ class Training:
             nesterov=schedule.momentum > 0,
             fused=True,
         )
-        self.averaged, self.averaged_steps = None, 0
+        self.averaged = None
         if schedule.ema:
             self.averaged = copy.deepcopy(model).requires_grad_(False)
             self._averages, self._averaged_from = (_floats(each) for each in (self.averaged, model))
+        self.steps = 0  # finished ones
         self.history: list[EpochRecord] = []
 
     @property
@@ -94,30 +96,40 @@ class Training:
         measured = [record for record in self.history if record.val_top1 is not None]
         return max(measured, key=lambda record: record.val_top1).epoch if measured else None
 
+    def set_lr(self, lr: float) -> None:
+        """Set the learning rate of the next step; where it is a tensor, in place and without waiting for it."""
+        for group in self.optimizer.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(lr)
+            else:
+                group["lr"] = lr
+
     def update_average(self) -> None:
         """Move the averages of weights and batch norm statistics towards their values after this step.
 
         torch's AveragedModel does the same, but waits for the device twice in each step.
         """
         with torch.no_grad():
-            if self.averaged_steps == 0:
+            if self.steps == 0:
                 torch._foreach_copy_(self._averages, self._averaged_from)
             else:
                 torch._foreach_lerp_(self._averages, self._averaged_from, 1 - self.schedule.ema)
-        self.averaged_steps += 1
 
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` needs beside the weights of `result`."""
+        optimizer = self.optimizer.state_dict()
+        for group in optimizer["param_groups"]:
+            group["lr"] = self.schedule.lr  # a plain number, although a captured step has a tensor there
         state = {
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": optimizer,
             "schedule": asdict(self.schedule),
             "history": [asdict(record) for record in self.history],
         }
         if self.averaged is not None:
-            state["averaging"] = {"model": self.model.state_dict(), "steps": self.averaged_steps}
+            state["averaging"] = self.model.state_dict()
         return state
 
-    def load_state_dict(self, result: dict[str, torch.Tensor], state: dict[str, Any]) -> None:
+    def load_state_dict(self, result: dict[str, Tensor], state: dict[str, Any]) -> None:
         """Continue where `state_dict` was taken; `result` holds the weights of that moment's `result`."""
         self.result.load_state_dict(result)
         self.optimizer.load_state_dict(state["optimizer"])
@@ -125,9 +137,48 @@ class Training:
             if any(value.shape != parameter.shape for value in kept.values() if isinstance(value, torch.Tensor)):
                 raise UserError("the optimizer state in the checkpoint does not fit the network")
         self.history = [EpochRecord(**record) for record in state["history"]]
+        self.steps = self.epoch * self.schedule.steps_per_epoch
         if self.averaged is not None:
-            self.model.load_state_dict(state["averaging"]["model"])
-            self.averaged_steps = state["averaging"]["steps"]
+            self.model.load_state_dict(state["averaging"])
+
+
+class Step:
+    """One step of training, from the places of its images to the new weights. It waits for nothing.
+
+    `shown` is set in each epoch: the view, and the teacher's answers to it (float [N, C]) where they are kept.
+    """
+
+    def __init__(
+        self,
+        training: Training,
+        objective: Callable[..., Tensor],
+        train: Batches,
+        compute: Compute,
+        teacher: Callable[[Batch], Tensor] | None,
+        compiled: bool,
+    ):
+        self.training, self.objective, self.train, self.compute = training, objective, train, compute
+        self.teacher, self.meter = teacher, Meter(compute.device)
+        self.forward = torch.compile(training.model, dynamic=False) if compiled else training.model
+        self.shown: tuple[View, Tensor | None] | None = None
+
+    def __call__(self, indices: Tensor) -> None:
+        """Train on the images at `indices` (int64 [B])."""
+        view, answers = self.shown
+        batch = self.train.serve(indices, view)
+        if answers is not None:
+            teacher_logits = answers.index_select(0, indices)
+        else:
+            teacher_logits = self.teacher(batch) if self.teacher is not None else None
+        with self.compute.autocast():
+            logits = self.forward(batch.images)
+        loss = self.objective(logits, teacher_logits, batch.labels)
+        loss.backward()
+        self.training.optimizer.step()
+        self.training.optimizer.zero_grad()
+        if self.training.averaged is not None:
+            self.training.update_average()
+        self.meter.update(loss.detach(), logits, batch.labels)
 
 
 Progress = Callable[[int, int, Metrics], None]  # epoch (0, 1, ...), finished steps of it, means so far
@@ -135,64 +186,67 @@ Progress = Callable[[int, int, Metrics], None]  # epoch (0, 1, ...), finished st
 
 def fit(
     training: Training,
-    objective: Callable[..., torch.Tensor],
+    objective: Callable[..., Tensor],
     train: Batches,
     val: Batches | None,
     compute: Compute,
-    teacher: Teacher | None = None,
+    teacher: Callable[[Batch], Tensor] | None = None,
+    answers: Callable[[int], Tensor] | None = None,
+    eval_every: int = 1,
+    cuda_graph: bool = True,
+    compiled: bool = False,
     on_progress: Progress = lambda epoch, step, metrics: None,
     stop_if_asked: Callable[[], None] = lambda: None,
 ) -> Iterator[EpochRecord]:
     """Train until `schedule.epochs` are finished; yield each epoch's record when all of it is in `training`.
 
-    `stop_if_asked` is called after every step and may raise to end the training there. Raises UserError when
-    the loss is no longer finite.
+    A student is taught by `teacher`, which gives logits [B, C] for a batch, or by `answers`, which gives those
+    of all images, [N, C], for the number of a view. `val` is measured after every `eval_every` epochs and after
+    the last one. `stop_if_asked` is called after every step and may raise to end the training there. Raises
+    UserError when the loss is no longer finite.
     """
-    for epoch in range(training.epoch, training.schedule.epochs):
+    step = Step(training, objective, train, compute, teacher, compiled)
+    run = graphed(step) if cuda_graph else step
+    epochs = training.schedule.epochs
+    for epoch in range(training.epoch, epochs):
         started = time.perf_counter()
-        metrics = _train_epoch(epoch, training, objective, train, compute, teacher, on_progress, stop_if_asked)
+        number = train.view_number(epoch)
+        run.shown = train.view(number), answers(number) if answers is not None else None
+        metrics = _train_epoch(epoch, step, run, on_progress, stop_if_asked)
         seconds = time.perf_counter() - started
         measured = Metrics(None, None, None)
-        if val is not None:
+        if val is not None and ((epoch + 1) % eval_every == 0 or epoch + 1 == epochs):
             measured = evaluate(training.result, val, compute)
             _require_finite(measured.loss, epoch, training.schedule.lr)
-        lr = training.optimizer.param_groups[0]["lr"]
+        lr = training.schedule.lr_at(training.steps - 1)
         training.history.append(EpochRecord(epoch + 1, lr, *metrics, *measured, seconds))
         yield training.history[-1]
 
 
-def _train_epoch(epoch, training, objective, train, compute, teacher, on_progress, stop_if_asked) -> Metrics:
-    model, optimizer, schedule = training.model, training.optimizer, training.schedule
-    model.train()
-    meter = Meter(compute.device)
+def _train_epoch(epoch: int, step: Step, run: Callable[[Tensor], None], on_progress, stop_if_asked) -> Metrics:
+    """Train an epoch with `run`, which is `step` itself or a replay of it."""
+    training, meter = step.training, step.meter
+    training.model.train()
+    meter.reset()
     next_look = time.perf_counter() + LOOK_EVERY
-    for step, batch in enumerate(train.epoch(epoch)):
-        for group in optimizer.param_groups:
-            group["lr"] = schedule.lr_at(epoch * schedule.steps_per_epoch + step)
-        teacher_logits = teacher(batch) if teacher is not None else None
-        with compute.autocast():
-            logits = model(batch.images)
-        loss = objective(logits, teacher_logits, batch.labels)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        if training.averaged is not None:
-            training.update_average()
-        meter.update(loss.detach(), logits, batch.labels)
+    for number, indices in enumerate(step.train.order(epoch)):
+        training.set_lr(training.schedule.lr_at(training.steps))
+        run(indices)
+        training.steps += 1
         stop_if_asked()
         if time.perf_counter() >= next_look:
             metrics = meter.read()
-            _require_finite(metrics.loss, epoch, schedule.lr)
-            on_progress(epoch, step + 1, metrics)
+            _require_finite(metrics.loss, epoch, training.schedule.lr)
+            on_progress(epoch, number + 1, metrics)
             next_look = time.perf_counter() + LOOK_EVERY
     # A step can spoil weights or statistics after its own loss was fine; a sum of norms finds any such value.
     norms = torch.stack([tensor.norm() for tensor in _floats(training.result)])
     metrics = meter.read()
-    _require_finite(metrics.loss + norms.sum().item(), epoch, schedule.lr)
+    _require_finite(metrics.loss + norms.sum().item(), epoch, training.schedule.lr)
     return metrics
 
 
-def _floats(model: nn.Module) -> list[torch.Tensor]:
+def _floats(model: nn.Module) -> list[Tensor]:
     """Weights and batch norm statistics, as they are in the network and not copies."""
     return [tensor for tensor in model.state_dict().values() if tensor.is_floating_point()]
 

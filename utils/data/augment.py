@@ -4,19 +4,19 @@ All of it is a pure function of (seed, epoch or view, image), drawn on the CPU f
 batches are the same on every device, and a resumed run needs no saved random state.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 PAD = 4
+VERSION = 1  # part of the key of a teacher's kept answers: raise it when the same view shows other pixels
 ORDER, CROP, FLIP, CUTOUT = range(4)  # one independent stream of numbers for each purpose
 
 
-@dataclass(frozen=True)
-class View:
-    """The augmentation of every image in one epoch; int64 [N] each."""
+class View(NamedTuple):
+    """The augmentation of every image, as it is shown in an epoch; int64 [N] each."""
 
     top: Tensor  # first row of the crop in the padded image, 0 to 2 * PAD
     left: Tensor
@@ -25,7 +25,7 @@ class View:
     erase_x: Tensor
 
     def to(self, device: torch.device) -> "View":
-        return View(*(value.to(device, non_blocking=True) for value in vars(self).values()))
+        return View(*(value.to(device, non_blocking=True) for value in self))
 
 
 def draw_order(seed: int, epoch: int, count: int) -> Tensor:

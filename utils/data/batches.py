@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from utils.data.augment import augment, draw_order, draw_view
+from utils.data.augment import View, augment, draw_order, draw_view
 from utils.data.image_set import ImageSet
 
 
@@ -18,7 +18,6 @@ class Batch(NamedTuple):
     images: Tensor  # float32 [B, 3, H, W], channels_last, normalised
     labels: Tensor  # int64 [B]
     indices: Tensor  # int64 [B], places in the image set
-    view: int  # number of the augmentation, -1 for none: (view, index) names an image as it was shown
 
 
 @dataclass(frozen=True)
@@ -47,9 +46,10 @@ def _affine(mean: tuple[float, ...], std: tuple[float, ...], device: torch.devic
 class Batches:
     """The images of a set in batches, an epoch at a time, on the device that the set is on.
 
-    With `seed`, each epoch has its own order and augmentation; without, images come as they are, in order.
-    The last batch may be smaller; one of a single image is left out of a shuffled epoch, because batch norm
-    learns nothing from it and a small network may fail on it.
+    With `seed`, each epoch has its own order, and shows view `epoch % views` of the images (a fresh one in each
+    epoch where `views` is 0); without, images come as they are, in order. The last batch may be smaller; one of
+    a single image is left out of a shuffled epoch, because batch norm learns nothing from it and a small network
+    may fail on it.
     """
 
     def __init__(
@@ -59,9 +59,10 @@ class Batches:
         batch_size: int,
         seed: int | None = None,
         cutout: int = 0,
+        views: int = 0,
     ):
         self.image_set, self.normalise, self.batch_size = image_set, normalise, batch_size
-        self.seed, self.cutout = seed, cutout
+        self.seed, self.cutout, self.views = seed, cutout, views
         alone = seed is not None and len(image_set) % batch_size == 1 and len(image_set) > batch_size > 1
         self.num_images = len(image_set) - alone
 
@@ -71,19 +72,36 @@ class Batches:
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """The batches of `epoch` (0, 1, ...): a pure function of the seed and the epoch."""
-        return self._in_order() if self.seed is None else self._shuffled(epoch)
+        if self.seed is None:
+            return self._in_order()
+        order, view = self.order(epoch), self.view(self.view_number(epoch))
+        return (self.serve(indices, view) for indices in order)
+
+    def view_number(self, epoch: int) -> int:
+        """The view that `epoch` shows."""
+        return epoch % self.views if self.views else epoch
+
+    def view(self, number: int) -> View:
+        """The augmentation of all images in view `number`."""
+        return draw_view(self.seed, number, len(self.image_set), self.image_set.image_size).to(self.device)
+
+    def order(self, epoch: int) -> tuple[Tensor, ...]:
+        """The places of the images in each batch of `epoch`, int64 [B] each."""
+        order = draw_order(self.seed, epoch, len(self.image_set)).to(self.device, non_blocking=True)
+        return order[: self.num_images].split(self.batch_size)
+
+    def serve(self, indices: Tensor, view: View) -> Batch:
+        """The images at `indices` (int64 [B]) as `view` shows them; waits for nothing."""
+        pixels, erased = augment(self.image_set.images, indices, view, self.cutout)
+        return Batch(self.normalise(pixels, erased), self.image_set.labels[indices], indices)
+
+    @property
+    def device(self) -> torch.device:
+        return self.image_set.images.device
 
     def _in_order(self) -> Iterator[Batch]:
         images, labels = self.image_set.images, self.image_set.labels
         indices = torch.arange(len(labels), device=labels.device)
         for start in range(0, len(labels), self.batch_size):
             part = slice(start, start + self.batch_size)
-            yield Batch(self.normalise(images[part]), labels[part], indices[part], -1)
-
-    def _shuffled(self, epoch: int) -> Iterator[Batch]:
-        images, labels = self.image_set.images, self.image_set.labels
-        view = draw_view(self.seed, epoch, len(labels), self.image_set.image_size).to(images.device)
-        order = draw_order(self.seed, epoch, len(labels)).to(images.device)
-        for indices in order[: self.num_images].split(self.batch_size):
-            pixels, erased = augment(images, indices, view, self.cutout)
-            yield Batch(self.normalise(pixels, erased), labels[indices], indices, epoch)
+            yield Batch(self.normalise(images[part]), labels[part], indices[part])

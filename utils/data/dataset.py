@@ -39,8 +39,8 @@ class Dataset:
         val = len(self.val) if self.val is not None else 0
         return {"train": len(self.train), "val": val, "test": len(self.test)}
 
-    def training_batches(self, batch_size: int, seed: int, cutout: int) -> Batches:
-        return Batches(self.train, self.normalise, batch_size, seed, cutout)
+    def training_batches(self, batch_size: int, seed: int, cutout: int, views: int) -> Batches:
+        return Batches(self.train, self.normalise, batch_size, seed, cutout, views)
 
     def val_batches(self) -> Batches | None:
         return evaluation_batches(self.val, self.normalise) if self.val is not None else None

@@ -1,0 +1,150 @@
+import copy
+
+import pytest
+import torch
+from test_trainer import assert_same_weights, weights
+from toys import CPU, batches, network, training
+
+import utils.cuda_graph
+import utils.trainer
+from utils.cuda_graph import WARM_UP, GraphedStep
+from utils.device import Compute
+from utils.losses import CrossEntropy, Distillation
+from utils.trainer import Schedule, Training, fit
+
+
+@pytest.fixture
+def graphs_on_the_cpu(monkeypatch):
+    """A stand-in for capture and replay: like a graph, a replay reads only the tensors that the capture saw."""
+    captures, replays = [], []
+
+    def capture(work):
+        step = captures_of(work)
+        seen = [tensor.data_ptr() for tensor in step]
+        captures.append(work)
+
+        def replay():
+            assert [tensor.data_ptr() for tensor in captures_of(work)] == seen
+            replays.append(1)
+            work()
+
+        return replay
+
+    def captures_of(work):
+        graphed = work.__closure__[0].cell_contents
+        view, answers = graphed.step.shown
+        rates = [group["lr"] for group in graphed.step.training.optimizer.param_groups]
+        return [*view, *([] if answers is None else [answers]), *rates, graphed.indices]
+
+    monkeypatch.setattr(utils.cuda_graph, "capture", capture)
+    monkeypatch.setattr(utils.cuda_graph, "on_side_stream", lambda work: work())
+    return captures, replays
+
+
+def trained(graphed: bool, monkeypatch, ema: float = 0.0, answers=None, resume: bool = False):
+    train = batches(110, 32)
+    objective = CrossEntropy() if answers is None else Distillation(0.9, 4.0)
+    state = training(epochs=4, steps=len(train), ema=ema)
+    monkeypatch.setattr(utils.trainer, "graphed", GraphedStep if graphed else lambda step: step)
+    epochs = fit(state, objective, train, None, CPU, None, answers)
+    if resume:
+        next(epochs), next(epochs)
+        kept, result = copy.deepcopy(state.state_dict()), weights(state.result)
+        state = training(epochs=4, steps=len(train), seed=9, ema=ema)
+        state.load_state_dict(result, kept)
+        epochs = fit(state, objective, train, None, CPU, None, answers)
+    list(epochs)
+    return state
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+@pytest.mark.parametrize("kept_answers", [False, True])
+@pytest.mark.parametrize("resume", [False, True])
+def test_replayed_steps_train_as_single_ones_do(graphs_on_the_cpu, monkeypatch, ema, kept_answers, resume):
+    """With a smaller last batch, another view, other answers and another learning rate in each epoch."""
+    tables = [torch.randn(110, 4, generator=torch.Generator().manual_seed(view)).half() for view in range(4)]
+    answers = (lambda view: tables[view].clone()) if kept_answers else None
+    replayed = trained(True, monkeypatch, ema, answers, resume)
+    captures, replays = graphs_on_the_cpu
+    runs = 2 if resume else 1
+    assert len(captures) == runs
+    assert len(replays) == 3 * 4 - runs * WARM_UP  # three whole batches in each of four epochs
+    single = trained(False, monkeypatch, ema, answers, resume)
+    assert_same_weights(weights(replayed.model), weights(single.model))
+    assert_same_weights(weights(replayed.result), weights(single.result))
+    for one, other in zip(replayed.history, single.history, strict=True):
+        assert one.__dict__ | {"seconds": 0} == other.__dict__ | {"seconds": 0}
+
+
+def test_where_nothing_can_be_captured_training_goes_on_step_by_step(graphs_on_the_cpu, monkeypatch, capsys):
+    def capture(work):
+        graphed = work.__closure__[0].cell_contents
+        batch = graphed.step.train.serve(graphed.indices, graphed.step.shown[0])
+        graphed.step.training.model(batch.images).sum().backward()  # half a step: gradients are left behind
+        raise RuntimeError("operation not permitted when stream is capturing\nsecond line")
+
+    monkeypatch.setattr(utils.cuda_graph, "capture", capture)
+    model = network()
+    model[1] = torch.nn.Identity()  # whose statistics half a step would move; a capture executes nothing
+    results = []
+    for graphed in (True, False):
+        train = batches(110, 32)
+        state = Training(copy.deepcopy(model), Schedule(2, len(train), lr=0.05))
+        monkeypatch.setattr(utils.trainer, "graphed", GraphedStep if graphed else lambda step: step)
+        list(fit(state, CrossEntropy(), train, None, CPU))
+        results.append(weights(state.model))
+    assert_same_weights(*results)
+    assert capsys.readouterr().err.count("no CUDA graph") == 1
+
+
+def test_the_learning_rate_in_a_file_is_a_number(graphs_on_the_cpu, monkeypatch):
+    state = trained(True, monkeypatch)
+    assert isinstance(state.optimizer.param_groups[0]["lr"], torch.Tensor)
+    assert all(type(group["lr"]) is float for group in state.state_dict()["optimizer"]["param_groups"])
+
+
+def on_cuda(cuda_graph: bool, precision: str, ema: float, guard=None) -> Training:
+    compute = Compute.choose("cuda", precision)
+    train = batches(330, 32)
+    train.image_set = train.image_set.to(compute.device)
+    state = Training(compute.place(network()), Schedule(3, len(train), lr=0.05, ema=ema))
+    checks = {"stop_if_asked": guard(len(train))} if guard else {}
+    list(fit(state, CrossEntropy(), train, None, compute, cuda_graph=cuda_graph, **checks))
+    return state
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_a_captured_training_has_the_weights_statistics_and_momentum_of_the_eager_one(precision, ema):
+    captured, eager = (on_cuda(graph, precision, ema) for graph in (True, False))
+    tolerance = {"rtol": 1e-4, "atol": 1e-5} if precision == "fp32" else {"rtol": 0.02, "atol": 0.002}
+    for one, other in ((captured.model, eager.model), (captured.result, eager.result)):
+        for name, tensor in one.state_dict().items():
+            torch.testing.assert_close(tensor, other.state_dict()[name], **tolerance)
+    pairs = zip(captured.optimizer.state.values(), eager.optimizer.state.values(), strict=True)
+    for one, other in pairs:
+        torch.testing.assert_close(one["momentum_buffer"], other["momentum_buffer"], **tolerance)
+    for one, other in zip(captured.history, eager.history, strict=True):
+        assert one.train_loss == pytest.approx(other.train_loss, rel=1e-3)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+@pytest.mark.parametrize("cuda_graph", [True, False])
+def test_no_step_waits_for_the_device(cuda_graph, ema):
+    calls = []
+
+    def guard(steps):
+        def check():
+            calls.append(1)
+            settled = WARM_UP + 1 < len(calls) < steps  # the capture itself may wait, once
+            torch.cuda.set_sync_debug_mode("error" if settled else "default")
+
+        return check
+
+    try:
+        on_cuda(cuda_graph, "bf16", ema, guard)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert len(calls) == 33
