@@ -1,9 +1,10 @@
 """Images per second of this project beside the plain loop, in one process and in turn.
 
-    python -m benchmarks.throughput [--teacher vgg19_bn] [--student cnn] [--repeats 3] [--json FILE]
+    python -m benchmarks.throughput [--teacher vgg19_bn] [--student cnn] [--repeats 5] [--json FILE]
 
-Each figure is the median of the repeats, with the lowest and the highest behind it. "of matmul" is the share of
-the measured rate of a large matrix product, counting the operations of convolutions and linear layers.
+"plain" is the loop that most projects have, "tips" the same with what they are told to add (see `plain.py`). Each
+figure is the median of the repeats, with the lowest and the highest behind it; "ratio" is that to the plain loop,
+"of matmul" the share of the measured rate of a large matrix product that the convolutions and linear layers reach.
 """
 
 import argparse
@@ -16,27 +17,28 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.plain import plain_epoch, plain_loader
+from benchmarks.plain import plain_epoch, plain_evaluation, plain_loader, plain_network
 from models import MODELS, build_model
-from utils.checkpoint import load_checkpoint, save_checkpoint
+from utils.answers import open_answers
+from utils.cuda_graph import WARM_UP, graphed
 from utils.data.batches import Batches, Normalise
+from utils.data.dataset import evaluation_batches
 from utils.data.image_set import ImageSet
 from utils.data.sources.shapes import draw
 from utils.device import Compute
 from utils.losses import CrossEntropy, Distillation
 from utils.metrics import evaluate
-from utils.teacher import Teacher
-from utils.trainer import Schedule, Training, fit
+from utils.teacher import Teacher, fold_batch_norm
+from utils.trainer import Schedule, Step, Training, fit
 
-BATCH = 128
+VIEWS = 2  # of the kept answers: enough to change from one to the next
 
 
 @dataclass
 class Line:
-    """One measurement: images per second of each repeat, and what a training image costs."""
+    """One measurement: images per second of each repeat, and what an image costs."""
 
     name: str
     rates: list[float]
@@ -49,63 +51,101 @@ class Line:
 
 
 class Bench:
-    def __init__(self, compute: Compute, seconds: float):
-        self.compute, self.seconds = compute, seconds
-        self.images = draw(6000, seed=3)
+    """The work that is measured; each function returned serves `images` images when it is called."""
+
+    def __init__(self, compute: Compute, batch_size: int, seconds: float, folder: Path):
+        self.compute, self.batch_size, self.seconds, self.folder = compute, batch_size, seconds, folder
+        self.images = draw(8192, seed=3)
         self.normalise = Normalise(*self.images.mean_and_std())
 
-    def subset(self, images: int) -> ImageSet:
-        """Enough whole batches for a measurement."""
-        return self.images.first(max(BATCH, images // BATCH * BATCH))
+    def whole_batches(self, images: int) -> int:
+        return max(self.batch_size, images // self.batch_size * self.batch_size)
 
-    def batches(self, images: int, seed: int | None = 0) -> Batches:
-        return Batches(self.subset(images).to(self.compute.device), self.normalise, BATCH, seed)
+    def subset(self, images: int) -> ImageSet:
+        return self.images.first(images)
+
+    def batches(self, images: int) -> Batches:
+        on_device = self.subset(images).to(self.compute.device)
+        return Batches(on_device, self.normalise, self.batch_size, seed=0, views=VIEWS)
 
     def rate(self, images: int, work: Callable[[], object]) -> float:
-        """Images per second of `work`, which serves `images` of them, repeated for long enough to be timed."""
-        self.wait()
+        """Images per second of `work`, repeated for long enough to be timed."""
+        wait(self.compute)
         started, done = time.perf_counter(), 0
         while done == 0 or time.perf_counter() - started < self.seconds:
             work()
-            self.wait()
+            wait(self.compute)
             done += images
         return done / (time.perf_counter() - started)
 
-    def wait(self) -> None:
-        if self.compute.device.type == "cuda":
-            torch.cuda.synchronize()
-
-    def matmul_rate(self) -> float:
-        """GFLOP/s of a large matrix product in the precision of the training."""
-        size = 8192 if self.compute.device.type == "cuda" else 2048
-        dtype = torch.bfloat16 if self.compute.precision == "bf16" else torch.float32
-        a, b = (torch.randn(size, size, device=self.compute.device, dtype=dtype) for _ in range(2))
-        return self.rate(1, lambda: a @ b) * 2 * size**3 / 1e9
-
     def teacher(self, name: str) -> Teacher:
-        model = self.compute.place(build_model(name, 10)).eval().requires_grad_(False)
-        return Teacher(model, self.compute, name, "", "", None)
+        model = fold_batch_norm(build_model(name, 10).eval().requires_grad_(False))
+        return Teacher(self.compute.place(model), self.compute, name, name, "", None)
 
-    def ours(self, model: str, images: int, teacher: Teacher | None = None) -> Callable[[], object]:
+    def training(self, model: str, batches: Batches) -> Training:
+        return Training(self.compute.place(build_model(model, 10)), Schedule(10**6, len(batches), lr=0.01))
+
+    def ours(
+        self, model: str, images: int, teacher: str | None = None, kept: bool = False
+    ) -> Callable[[], object]:
         """One epoch of the project's own loop."""
         batches = self.batches(images)
-        training = Training(self.compute.place(build_model(model, 10)), Schedule(10**6, len(batches), lr=0.01))
-        objective = Distillation(0.9, 5.0) if teacher is not None else CrossEntropy()
-        epochs = fit(training, objective, batches, None, self.compute, teacher)
+        objective = Distillation(0.9, 5.0) if teacher else CrossEntropy()
+        live = self.teacher(teacher) if teacher else None
+        answers = None
+        if kept:
+            answers, _ = open_answers(live, batches, str(images), VIEWS, self.folder, 1.0, lambda: None)
+        epochs = fit(self.training(model, batches), objective, batches, None, self.compute, live, answers)
         return lambda: next(epochs)
 
-    def plain(self, model: str, images: int, teacher: str | None = None) -> Callable[[], object]:
-        network = build_model(model, 10).to(self.compute.device)
-        frozen = build_model(teacher, 10).to(self.compute.device).eval() if teacher else None
-        loader = plain_loader(self.subset(images), BATCH)
-        return lambda: plain_epoch(network, loader, self.compute.device, frozen)
+    def plain(self, model: str, images: int, tips: bool, teacher: str | None = None) -> Callable[[], object]:
+        device = self.compute.device
+        network = plain_network(build_model(model, 10), device, tips)
+        frozen = plain_network(build_model(teacher, 10), device, tips).eval() if teacher else None
+        loader = plain_loader(self.subset(images), self.batch_size, tips)
+        return lambda: plain_epoch(network, loader, device, frozen, tips)
+
+    def answering(self, teacher: str, images: int) -> Callable[[], object]:
+        answers, _ = open_answers(
+            self.teacher(teacher), self.batches(images), "", VIEWS, self.folder / "no", 1.0, lambda: None
+        )
+        return lambda: answers.make(0)
+
+    def evaluation(self, model: str, images: int, plain: bool) -> Callable[[], object]:
+        network = build_model(model, 10)
+        if plain:
+            loader = plain_loader(self.subset(images), self.batch_size, train=False)
+            network = network.to(self.compute.device)
+            return lambda: plain_evaluation(network, loader, self.compute.device)
+        batches = evaluation_batches(self.subset(images).to(self.compute.device), self.normalise)
+        network = self.compute.place(network)
+        return lambda: evaluate(network, batches, self.compute)
+
+
+def wait(compute: Compute) -> None:
+    if compute.device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def matmul_rate(compute: Compute, seconds: float = 2.0) -> float:
+    """GFLOP/s of a large matrix product in the precision of the training."""
+    size = 8192 if compute.device.type == "cuda" else 2048
+    dtype = torch.bfloat16 if compute.precision == "bf16" else torch.float32
+    a, b = (torch.randn(size, size, device=compute.device, dtype=dtype) for _ in range(2))
+    a @ b
+    wait(compute)
+    started, done = time.perf_counter(), 0
+    while time.perf_counter() - started < seconds:
+        a @ b
+        wait(compute)
+        done += 1
+    return done / (time.perf_counter() - started) * 2 * size**3 / 1e9
 
 
 def gflop(model: str, backward: bool) -> float:
     """Floating-point operations (1e9) per image of 32x32 pixels, of convolutions and linear layers."""
-    network: nn.Module = build_model(model, 10)
     with FlopCounterMode(display=False) as counter:
-        loss = network(torch.zeros(2, 3, 32, 32)).sum()
+        loss = build_model(model, 10)(torch.zeros(2, 3, 32, 32)).sum()
         if backward:
             loss.backward()
     return counter.get_total_flops() / 2 / 1e9
@@ -113,74 +153,79 @@ def gflop(model: str, backward: bool) -> float:
 
 def measure(bench: Bench, teacher: str, student: str, repeats: int) -> tuple[list[Line], float]:
     """All lines, each measured `repeats` times in turn, and the rate of the matrix product in GFLOP/s."""
-    frozen = bench.teacher(teacher)
-    every = len(bench.images)
-    size = {name: 2 * BATCH if name.startswith("vgg") else 16 * BATCH for name in MODELS}
-    distil = 4 * BATCH if teacher.startswith("vgg") else 16 * BATCH
-    plain0, plain2 = plain_loader(bench.images, BATCH), plain_loader(bench.images, BATCH, workers=2)
-    batches, test = bench.batches(every), bench.batches(every, seed=None)
-    network = bench.compute.place(build_model(student, 10))
-    served = len(batches.image_set)
-
     work: list[tuple[Line, int, Callable[[], object]]] = []
 
-    def add(name: str, images: int, function: Callable, cost: float | None = None, against: str | None = None):
-        images = max(BATCH, images // BATCH * BATCH)
-        work.append((Line(name, [], cost, against), images, function))
+    def add(name: str, images: int, make: Callable[[int], Callable], cost: float | None = None, against: str = ""):
+        images = bench.whole_batches(images)
+        work.append((Line(name, [], cost, against or None), images, make(images)))
 
-    add("batches: DataLoader, 0 workers", every, lambda: sum(len(labels) for _, labels in plain0))
-    add("batches: DataLoader, 2 workers", every, lambda: sum(len(labels) for _, labels in plain2))
-    fastest = "batches: DataLoader, 2 workers"
-    add("batches: ours", served, lambda: sum(len(b.labels) for b in batches.epoch(0)), None, fastest)
-    for name in dict.fromkeys((teacher, "vgg11_bn", student, "cnn_tiny")):
-        cost = gflop(name, backward=True)
-        add(f"train {name}: plain", size[name], bench.plain(name, size[name]), cost)
-        add(f"train {name}: ours", size[name], bench.ours(name, size[name]), cost, f"train {name}: plain")
-    pair, cost = f"{teacher} -> {student}", gflop(teacher, backward=False) + gflop(student, backward=True)
-    add(f"KD {pair}: plain", distil, bench.plain(student, distil, teacher), cost)
-    add(f"KD {pair}: ours", distil, bench.ours(student, distil, frozen), cost, f"KD {pair}: plain")
-    add(f"evaluate {student}: ours", served, lambda: evaluate(network, test, bench.compute), gflop(student, False))
+    def size(name: str) -> int:
+        return 256 if name.startswith("vgg") and bench.compute.device.type == "cpu" else 4096
+
+    def serve(batches) -> Callable[[], object]:
+        return lambda: sum(len(batch[1]) for batch in batches)
+
+    def serve_epoch(batches: Batches) -> Callable[[], object]:
+        return lambda: sum(len(batch.labels) for batch in batches.epoch(0))
+
+    first = "batches: plain"
+    add(first, 6000, lambda n: serve(plain_loader(bench.subset(n), bench.batch_size)))
+    add("batches: tips", 6000, lambda n: serve(plain_loader(bench.subset(n), bench.batch_size, True)), None, first)
+    add("batches: ours", 6000, lambda n: serve_epoch(bench.batches(n)), None, first)
+    for name in dict.fromkeys((teacher, student)):
+        cost, first = gflop(name, True), f"train {name}: plain"
+        add(first, size(name), lambda n, name=name: bench.plain(name, n, False), cost)
+        add(f"train {name}: tips", size(name), lambda n, name=name: bench.plain(name, n, True), cost, first)
+        add(f"train {name}: ours", size(name), lambda n, name=name: bench.ours(name, n), cost, first)
+    cost, first = gflop(teacher, False) + gflop(student, True), "KD, live teacher: plain"
+    images = 2 * size(teacher)
+    add(first, images, lambda n: bench.plain(student, n, False, teacher), cost)
+    add("KD, live teacher: tips", images, lambda n: bench.plain(student, n, True, teacher), cost, first)
+    add("KD, live teacher: ours", images, lambda n: bench.ours(student, n, teacher), cost, first)
+    kept = gflop(student, True)
+    add("KD, kept answers: ours", size(student), lambda n: bench.ours(student, n, teacher, True), kept, first)
+    add("teacher's answers: ours", images, lambda n: bench.answering(teacher, n), gflop(teacher, False))
+    cost, first = gflop(student, False), f"evaluate {student}: plain"
+    add(first, 6000, lambda n: bench.evaluation(student, n, True), cost)
+    add(f"evaluate {student}: ours", 6000, lambda n: bench.evaluation(student, n, False), cost, first)
 
     for _, _, function in work:
         function()  # kernels are chosen, workers started and memory taken before anything is timed
     products = []
     for _ in range(repeats):
-        products.append(bench.matmul_rate())
+        products.append(matmul_rate(bench.compute))
         for line, images, function in work:
             line.rates.append(bench.rate(images, function))
     return [line for line, _, _ in work], statistics.median(products)
 
 
-def saving_seconds(name: str, repeats: int) -> tuple[float, float]:
-    """Median seconds to save last.pt and best.pt of network `name`, and to read and check last.pt."""
-    training = Training(build_model(name, 10), Schedule(1, 1, lr=0.1))
-    for parameter in training.model.parameters():
-        parameter.grad = torch.ones_like(parameter)
-    training.optimizer.step()
-    content = {"model_name": name, "num_classes": 10, "class_names": [], "image_size": 32, "mean": [], "std": []}
-    content |= {"config": {}, "epoch": 1, "metrics": {}}
-    saving, loading = [], []
-    with tempfile.TemporaryDirectory() as folder:
-        last, best = Path(folder, "last.pt"), Path(folder, "best.pt")
-        for _ in range(repeats):
-            started = time.perf_counter()
-            save_checkpoint(best, training.result, content)
-            save_checkpoint(last, training.result, content | training.state_dict())
-            saved = time.perf_counter()
-            load_checkpoint(last)
-            saving.append(saved - started)
-            loading.append(time.perf_counter() - saved)
-    return statistics.median(saving), statistics.median(loading)
+def host_and_device(bench: Bench, model: str, steps: int = 100) -> dict[str, float]:
+    """Milliseconds in which the host gives the orders of a step, and in which the device has carried them out."""
+    batches = bench.batches(bench.whole_batches(0))
+    training = bench.training(model, batches)
+    training.model.train()
+    run = graphed(Step(training, CrossEntropy(), batches, bench.compute, None, False))
+    run.shown = batches.view(0), None
+    (indices,) = batches.order(0)
+    for _ in range(WARM_UP + 2):
+        run(indices)
+    wait(bench.compute)
+    started = time.perf_counter()
+    for _ in range(steps):
+        run(indices)
+    host = time.perf_counter() - started
+    wait(bench.compute)
+    return {"host": 1000 * host / steps, "device": 1000 * (time.perf_counter() - started) / steps}
 
 
 def print_table(lines: list[Line], product: float) -> None:
     by_name = {line.name: line for line in lines}
-    print(f"{'':34} {'images/s':>10} {'lowest-highest':>18} {'ratio':>7} {'of matmul':>10}")
+    print(f"{'':28} {'images/s':>10} {'lowest-highest':>18} {'ratio':>7} {'of matmul':>10}")
     for line in lines:
-        ratio = f"{line.rate / by_name[line.against].rate:.1f}x" if line.against else ""
+        ratio = f"{line.rate / by_name[line.against].rate:.2f}x" if line.against else ""
         share = f"{line.rate * line.gflop / product:.0%}" if line.gflop else ""
         spread = f"{min(line.rates):,.0f}-{max(line.rates):,.0f}"
-        print(f"{line.name:34} {line.rate:>10,.0f} {spread:>18} {ratio:>7} {share:>10}")
+        print(f"{line.name:28} {line.rate:>10,.0f} {spread:>18} {ratio:>7} {share:>10}")
 
 
 def main() -> None:
@@ -188,19 +233,26 @@ def main() -> None:
     parser.add_argument("--teacher", choices=MODELS, default="vgg19_bn")
     parser.add_argument("--student", choices=MODELS, default="cnn")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0, help="least time of one measurement")
     parser.add_argument("--json", type=Path, help="write the figures here too")
     args = parser.parse_args()
     compute = Compute.choose(args.device, "auto")
-    lines, product = measure(Bench(compute, args.seconds), args.teacher, args.student, args.repeats)
-    print(f"{compute}; batches of {BATCH}; matrix product {product:,.0f} GFLOP/s; ratio: to the plain loop\n")
-    print_table(lines, product)
-    for name in (args.teacher, args.student):
-        saving, loading = saving_seconds(name, args.repeats)
-        print(f"{name}: {saving:.3f} s to save after an epoch, {loading:.3f} s to read and check last.pt")
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(compute, args.batch_size, args.seconds, Path(folder))
+        lines, product = measure(bench, args.teacher, args.student, args.repeats)
+        print(f"{compute}; batches of {args.batch_size}; KD {args.teacher} -> {args.student}; ", end="")
+        print(f"matrix product {product:,.0f} GFLOP/s\n")
+        print_table(lines, product)
+        steps = {}
+        if compute.device.type == "cuda":
+            steps = {name: host_and_device(bench, name) for name in (args.teacher, args.student)}
+            for name, each in steps.items():
+                print(f"a step of {name}: host {each['host']:.3f} ms, device {each['device']:.3f} ms")
     if args.json:
-        figures = {"device": str(compute), "matmul_gflops": product, "lines": [asdict(line) for line in lines]}
+        figures = {"device": str(compute), "batch_size": args.batch_size, "matmul_gflops": product, "steps": steps}
+        figures |= {"lines": [asdict(line) for line in lines]}
         args.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 
 import pytest
@@ -175,3 +176,24 @@ def test_cuda_that_is_not_there_is_one_line(command, tmp_path):
     done = command("train.py", *SMALL, "--device", "cuda", "--results-dir", tmp_path, check=1)
     assert done.stderr.startswith("error: --device cuda: torch")
     assert done.stderr.count("\n") == 1
+
+
+def test_compile_without_a_compiler_is_one_line(command, tmp_path):
+    environment = os.environ | {"CXX": "/nonexistent", "PATH": "", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "c")}
+    words = [*SMALL, "--results-dir", tmp_path, "--compile"]
+    done = command("train.py", *words, check=1, env=environment)
+    assert done.stderr.splitlines()[-1].startswith("error: --compile failed")
+    assert "hint: leave --compile out" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_kept_answers_lie_where_asked_and_a_second_temperature_finds_them(command, tmp_path):
+    words = [*SMALL, "--all", "--results-dir", tmp_path / "results", "--epochs", "3"]
+    done = command("train.py", *words, "--temp", 5, 20, "--views", 2, "--teacher-cache", tmp_path / "kept")
+    answers = [line for line in done.stdout.splitlines() if line.strip().startswith("answers")]
+    assert [line.rsplit(", ", 1)[1] for line in answers] == ["0 there already", "2 there already"]
+    assert len(list((tmp_path / "kept").glob("*.answers"))) == 1
+    assert "2 augmentations of each image in turn" in done.stdout
+    done = command("train.py", *words, "--temp", 4, "--views", 2, "--teacher-cache", "off", "--resume", "True")
+    assert re.search(r"answers +live", done.stdout)
+    assert not (tmp_path / "results/shapes/teacher-answers").exists()

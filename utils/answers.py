@@ -51,11 +51,12 @@ class Answers:
             with self._alone():
                 answers = self.file.read(view)  # perhaps another process has made them meanwhile
                 if answers is None:
-                    answers = self._make(view)
+                    answers = self.make(view)
                     self._keep(view, answers)
         return answers.to(self.batches.device)
 
-    def _make(self, view: int) -> Tensor:
+    def make(self, view: int) -> Tensor:
+        """Ask the teacher about all images of a view: float16 [N, C] on the CPU."""
         started, images = time.perf_counter(), self.batches.image_set
         answers = torch.empty(len(images), images.num_classes, dtype=torch.float16, device=self.batches.device)
         size = max(1, ANSWER_BATCH[self.batches.device.type] * 32**2 // images.image_size**2)

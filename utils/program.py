@@ -32,6 +32,8 @@ def describe(error: BaseException) -> tuple[str, str]:
             errno.EROFS: "choose a --results-dir that can be written",
         }.get(error.errno, "")
         return f"{where}{os.strerror(error.errno)}", hint
+    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        return f"--compile failed: {text[:100]}", "leave --compile out, or install a C++ compiler"
     return f"unexpected {type(error).__name__}: {text}", "--debug shows where; please report it"
 
 
