@@ -95,6 +95,8 @@ class Bench:
         answers = None
         if kept:
             answers, _ = open_answers(live, batches, str(images), VIEWS, self.folder, 1.0, lambda: None)
+            for view in range(VIEWS):
+                answers(view)
         epochs = fit(self.training(model, batches), objective, batches, None, self.compute, live, answers)
         return lambda: next(epochs)
 
