@@ -17,7 +17,11 @@ ALLOWED = {
     "utils/losses": {"torch", "utils.losses"},
     "utils/trainer": {"torch", "utils.cuda_graph", "utils.data", "utils.device", "utils.metrics", *LEAVES},
     "utils/cuda_graph": {"torch"},
+    "utils/evidence": {"torch", "utils.data.batches", "utils.device", *LEAVES},
+    "utils/deployment": {"torch", "utils.device", "utils.metrics", "utils.program", *LEAVES},
+    "utils/statistics": LEAVES,
     "utils/plots": {"matplotlib", *LEAVES},
+    "utils/pictures": {"matplotlib", "numpy", "utils.plots", *LEAVES},
 }
 
 
