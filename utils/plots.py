@@ -67,15 +67,20 @@ def _figure(title: str, label: str) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(6.4, 4.0), layout="constrained", facecolor="white")
     axes = figure.add_subplot()
     axes.set_title(title, loc="left", fontsize=11, fontweight="bold", pad=10)
-    axes.set_xlabel("epoch", color=GREY)
-    axes.set_ylabel(label, color=GREY)
+    dress(axes, "epoch", label)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    return figure, axes
+
+
+def dress(axes: Axes, across: str, up: str) -> None:
+    """The look of all pictures: grey labels `across` and `up`, a light grid, no box."""
+    axes.set_xlabel(across, color=GREY)
+    axes.set_ylabel(up, color=GREY)
     axes.grid(axis="y", color="#E3E5E8", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color("#C4C7CB")
     axes.tick_params(colors=GREY, length=0)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    return figure, axes
 
 
 def _line(axes: Axes, history: History, column: str, colour: str, label: str) -> None:
@@ -87,5 +92,10 @@ def _line(axes: Axes, history: History, column: str, colour: str, label: str) ->
 
 def _finish(figure: Figure, axes: Axes, path: Path) -> None:
     axes.legend(frameon=False, fontsize=9)
+    save(figure, path)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, atomically."""
     with atomic_write(path) as file:
         figure.savefig(file, format="png", dpi=150)
