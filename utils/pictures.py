@@ -1,5 +1,6 @@
 """Pictures of the evidence of a run: how far its confidence can be trusted, and what it gets wrong."""
 
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -109,7 +110,8 @@ def plot_mistakes(images: np.ndarray, evidence: Evidence, path: Path, title: str
 
 
 def _title(figure: Figure, title: str) -> None:
-    figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold", **PLAIN)
+    lines = textwrap.fill(title, round(10 * figure.get_figwidth()))  # letters of this size, 10 to an inch
+    figure.suptitle(lines, x=0.01, ha="left", fontsize=11, fontweight="bold", **PLAIN)
 
 
 def _short(name: str, length: int) -> str:
