@@ -22,6 +22,10 @@ ALLOWED = {
     "utils/statistics": LEAVES,
     "utils/plots": {"matplotlib", *LEAVES},
     "utils/pictures": {"matplotlib", "numpy", "utils.plots", *LEAVES},
+    "utils/export": {
+        *("torch", "safetensors", "onnxruntime"),
+        *("utils.checkpoint", "utils.data", "utils.device", "utils.metrics", *LEAVES),
+    },
 }
 
 
