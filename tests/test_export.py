@@ -1,7 +1,9 @@
 import copy
 import hashlib
 import json
+import logging
 import os
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,7 +25,7 @@ for extra in ("safetensors", "onnx", "onnxscript", "onnxruntime"):
     pytest.importorskip(extra)
 import onnxruntime
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file
 
 MEAN, STD = [125.3, 122.9, 113.9], [62.9, 62.1, 66.7]
 CONFIG = {"epochs": 2, "data": "0123456789abcdef", "teacher_sha256": "fedcba9876543210", "data_dir": "/home/me"}
@@ -159,6 +161,28 @@ def test_one_line_is_printed_for_each_file_and_nothing_else(ready, capfd):
     assert ready[0][0].weight.is_contiguous(memory_format=torch.channels_last)
 
 
+def test_warnings_and_logs_of_the_exporters_are_not_shown_but_later_ones_are(ready, monkeypatch, recwarn, caplog):
+    make, read_back, content = FORMATS["student.onnx"]
+
+    def noisy(*args):
+        warnings.warn("old operator", DeprecationWarning, stacklevel=1)
+        logging.getLogger("onnxscript").warning("a step was left out")
+        return make(*args)
+
+    monkeypatch.setitem(FORMATS, "student.onnx", (noisy, read_back, content))
+    export(*ready)
+    logging.getLogger("onnxscript").warning("later")
+    warnings.warn("later", DeprecationWarning, stacklevel=1)
+    assert [str(warning.message) for warning in recwarn] == ["later"]
+    assert [record.message for record in caplog.records if record.levelno > logging.DEBUG] == ["later"]
+
+
+def test_layers_that_share_their_weights_are_written_twice(ready):
+    layer = nn.Linear(3, 3)
+    data = FORMATS["student.safetensors"][0](nn.Sequential(layer, layer), None, ready[1])
+    assert torch.equal(load(data)["1.weight"], layer.weight)
+
+
 def test_a_large_test_set_is_compared_on_images_from_all_of_it(ready, monkeypatch):
     seen = []
     monkeypatch.setattr(export_module, "MOST_IMAGES", 4)
@@ -183,7 +207,7 @@ CHECK = {"images": 4, "top1_differs": 0, "near_ties": 0, "largest_logit_differen
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_corrupted_weight_is_noticed_and_no_file_is_left(ready, monkeypatch, name):
-    make, load, content = FORMATS[name]
+    make, read_back, content = FORMATS[name]
     needle = ready[0].state_dict()["5.weight"].numpy().tobytes()
 
     def broken(*args):
@@ -192,7 +216,7 @@ def test_a_corrupted_weight_is_noticed_and_no_file_is_left(ready, monkeypatch, n
         data[start + 3] ^= 2  # the exponent of the first weight
         return bytes(data)
 
-    monkeypatch.setitem(FORMATS, name, (broken, load, content))
+    monkeypatch.setitem(FORMATS, name, (broken, read_back, content))
     with pytest.raises(UserError, match=name):
         export(*ready)
     assert os.listdir(ready[-1]) == []
@@ -245,12 +269,13 @@ def test_an_exchange_of_two_near_best_logits_passes_and_is_counted():
 
 
 @pytest.mark.parametrize(
-    ("place", "value", "wrong"), [((2, 1), 7.5, 1), ((0, 2), 9.02, 0), ((0, 0), torch.nan, 0)]
+    ("place", "value", "wrong"),
+    [((2, 1), 7.5, 1), ((0, 2), 9.02, 0), ((0, 0), torch.nan, 1), ((0, 2), torch.nan, 0), ((0, 2), torch.inf, 0)],
 )
 def test_another_class_a_logit_that_is_off_and_one_that_is_no_number_are_refused(place, value, wrong):
     logits = EXPECTED.clone()
     logits[place] = value
-    with pytest.raises(UserError, match=rf"predicts another class on {wrong + (value != value)} of 3 images"):
+    with pytest.raises(UserError, match=f"predicts another class on {wrong} of 3 images"):
         compared(logits)
 
 

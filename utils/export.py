@@ -172,7 +172,7 @@ def _quiet() -> Iterator[None]:
 
 def _trace(deployable: Deployable, size: int) -> torch.export.ExportedProgram:
     example = torch.zeros(2, size, size, 3, dtype=torch.uint8)  # a batch of one would be taken for a constant
-    shapes = ({0: torch.export.Dim("batch", min=1)},)
+    shapes = ({0: torch.export.Dim("batch")},)
     program = torch.export.export(deployable, (example,), dynamic_shapes=shapes)
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # paths of this machine have no business in a published file
