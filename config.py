@@ -20,6 +20,8 @@ examples:
   python train.py                            the student alone
   python train.py --kd True --temp 5         the student, taught by the teacher
   python train.py --all --temp 5 20          all of them, then the table
+  python train.py --all --seeds 3            the same three times: mean, deviation, verdict
+  python train.py --sweep --temp 2 5 20 --alpha 0.5 0.9    which T and alpha, by validation alone
   python train.py --all --dataset shapes     the same in minutes, with nothing to download
   python train.py --all --dataset folder --data-dir my_images --image-size 64
 
@@ -31,6 +33,8 @@ examples:
   python test.py --tto True                  the teacher
   python test.py                             the student alone
   python test.py --kd True --temp 5          the student, taught by the teacher
+  python test.py --all                       every finished run, then the page report.html
+  python test.py --kd True --export my_student             files for other programs
   python test.py --checkpoint results/cifar10/student-cnn/seed0/best.pt
 """,
 }
@@ -70,6 +74,8 @@ DEFAULTS = {
     "shapes": DatasetDefaults("cnn", "cnn_tiny", Recipe(20, batch_size=64), Recipe(12, batch_size=64)),
 }
 LONGER = 4  # times the epochs with --recipe long, of which distillation gains more than plain training
+TEMPS = {"all": (5.0, 20.0), "sweep": (1.0, 2.0, 5.0, 10.0, 20.0)}  # by role, where none are typed
+ALPHAS_OF_A_SWEEP = (0.5, 0.9, 1.0)
 RECIPE_FLAGS = tuple(field.name for field in fields(Recipe))
 
 
@@ -100,7 +106,8 @@ PLACE_FLAGS += ("recipe", "device", "precision", "results_dir")
 class Config:
     """One command line with every default filled in; `runs()` gives a Config for each network to train."""
 
-    role: str  # "teacher", "student", "kd" or "all"
+    role: str  # "teacher", "student", "kd", "all" or "sweep"
+    swept: bool  # whether this is one point of a sweep
     dataset: str
     data_dir: str
     image_size: int
@@ -110,7 +117,7 @@ class Config:
     student: str
     teacher_checkpoint: str | None
     temps: tuple[float, ...]
-    alpha: float
+    alphas: tuple[float, ...]
     views: int | None
     teacher_cache: str
     teacher_cache_limit: float
@@ -127,21 +134,28 @@ class Config:
     cutout: int
     eval_every: int
     seed: int
+    seeds: tuple[int, ...]
     device: str
     precision: str
     cuda_graph: str
     compile: bool
     results_dir: str
+    tensorboard: bool
     resume: bool
     overwrite: bool
     debug: bool
     checkpoint: str | None
+    export: str | None
     typed: tuple[str, ...]  # the names of the flags that were typed
     command_line: str  # all of it, as it was typed
 
     @property
     def temp(self) -> float:
         return self.temps[0]
+
+    @property
+    def alpha(self) -> float:
+        return self.alphas[0]
 
     @property
     def network(self) -> str:
@@ -154,9 +168,15 @@ class Config:
 
     @property
     def run_dir(self) -> Path:
-        """For instance `results/cifar10/kd-cnn-t5/seed0`."""
+        """For instance `results/cifar10/kd-cnn-t5/seed0`, and `.../sweep/kd-cnn-t5-a0.9/seed0` within a sweep."""
         name = f"{self.role}-{self.network}" + (f"-t{number(self.temp)}" if self.role == "kd" else "")
+        if self.swept:
+            return self.sweep_dir / f"{name}-a{number(self.alpha)}" / f"seed{self.seed}"
         return self.dataset_dir / name / f"seed{self.seed}"
+
+    @property
+    def sweep_dir(self) -> Path:
+        return self.dataset_dir / "sweep"
 
     @property
     def teacher_path(self) -> Path:
@@ -170,7 +190,13 @@ class Config:
         return replace(self, role=role, temps=self.temps if temp is None else (temp,), **changes)
 
     def runs(self) -> list["Config"]:
-        """A Config for each network that this command trains, the teacher first."""
+        """A Config for each network that this command trains: seed by seed, and for each the teacher first."""
+        return [run for seed in self.seeds for run in replace(self, seed=seed, seeds=(seed,))._rows()]
+
+    def _rows(self) -> list["Config"]:
+        if self.role == "sweep":
+            points = [(temp, alpha) for temp in self.temps for alpha in self.alphas]
+            return [replace(self.as_role("kd", temp), alphas=(alpha,), swept=True) for temp, alpha in points]
         if self.role != "all":
             return [self]
         return [self.as_role("teacher"), self.as_role("student"), *(self.as_role("kd", t) for t in self.temps)]
@@ -318,6 +344,13 @@ def flag_groups(models: Collection[str], datasets: Collection[str]) -> dict[str,
                 "teacher, student and a taught student for each --temp; then the table",
                 False,
             ),
+            Flag(
+                "sweep",
+                boolean,
+                "BOOL",
+                "a taught student for each --temp and --alpha, ranked by validation; the test images are not read",
+                False,
+            ),
             Flag("checkpoint", path, "FILE", "the network in this file, whatever it is"),
             Flag("teacher", one_of(models), "NAME", f"one of {', '.join(models)}"),
             Flag("student", one_of(models), "NAME", "likewise"),
@@ -346,11 +379,18 @@ def flag_groups(models: Collection[str], datasets: Collection[str]) -> dict[str,
                 "temp",
                 positive,
                 "T",
-                "temperature (default: 5; with --all, which takes several: 5 20)",
+                "temperature; --all and --sweep take several (default: 5; --all: 5 20; --sweep: 1 2 5 10 20)",
                 (5.0,),
                 many=True,
             ),
-            Flag("alpha", portion, "A", "alpha, the weight of the distillation term (below)", 0.9),
+            Flag(
+                "alpha",
+                portion,
+                "A",
+                "weight of the distillation term; --sweep takes several (default: 0.9; --sweep: 0.5 0.9 1)",
+                (0.9,),
+                many=True,
+            ),
             Flag(
                 "teacher_checkpoint",
                 path,
@@ -400,6 +440,7 @@ def flag_groups(models: Collection[str], datasets: Collection[str]) -> dict[str,
         ],
         "machine and results": [
             Flag("seed", integer(0), "N", "decides weights, order and augmentation", 0),
+            Flag("seeds", integer(0), "N", "how many seeds, from 0 on; or which ones", many=True),
             Flag("device", device, "NAME", "auto, cpu, cuda or cuda:N", "auto"),
             Flag(
                 "precision",
@@ -417,6 +458,8 @@ def flag_groups(models: Collection[str], datasets: Collection[str]) -> dict[str,
             ),
             Flag("compile", boolean, "BOOL", "torch.compile the network: pays in long trainings alone", False),
             Flag("results_dir", path, "DIR", "where runs and tables are kept", "results"),
+            Flag("tensorboard", boolean, "BOOL", "scalars and augmented images for TensorBoard, too", False),
+            Flag("export", path, "DIR", "write the network for other programs: safetensors, ONNX, torch.export"),
             Flag("resume", boolean, "BOOL", "go on from the last finished epoch", False),
             Flag("overwrite", boolean, "BOOL", "start again, and lose what the run's folder holds", False),
             Flag("debug", boolean, "BOOL", "show the traceback of an error", False),
@@ -424,9 +467,19 @@ def flag_groups(models: Collection[str], datasets: Collection[str]) -> dict[str,
     }
 
 
-TRAIN_ONLY = {"all", "alpha", "teacher_checkpoint", "views", "teacher_cache", "teacher_cache_limit", "recipe"}
+TRAIN_ONLY = {
+    "sweep",
+    "seeds",
+    "tensorboard",
+    "alpha",
+    "teacher_checkpoint",
+    "views",
+    "teacher_cache",
+    "teacher_cache_limit",
+    "recipe",
+}
 TRAIN_ONLY |= {"eval_every", "cuda_graph", "compile", "resume", "overwrite", *RECIPE_FLAGS}
-TEST_ONLY = {"checkpoint"}
+TEST_ONLY = {"checkpoint", "export"}
 
 
 def default_text(flag: Flag) -> str:
@@ -454,7 +507,7 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
         super().__init__(prog, max_help_position=29, width=110)
 
     def _format_args(self, action: argparse.Action, _default: str) -> str:
-        return {"BOOL": "[BOOL]", "T": "T ..."}.get(action.metavar, action.metavar)
+        return {"BOOL": "[BOOL]", "T": "T ...", "A": "A ..."}.get(action.metavar, action.metavar)
 
 
 def build_parser(program: str, models: Collection[str], datasets: Collection[str]) -> argparse.ArgumentParser:
@@ -525,27 +578,39 @@ def parse(program: str, argv: list[str], models: Collection[str], datasets: Coll
 def contradictions(program: str, values: dict[str, Any], typed: Collection[str]) -> list[str]:
     """What is wrong with flags together rather than alone."""
     values = {name: False if isinstance(value, Problem) else value for name, value in values.items()}
-    roles = [f"--{name}" for name in ("tto", "kd", "all", "checkpoint") if values.get(name)]
+    roles = [f"--{name}" for name in ("tto", "kd", "all", "sweep", "checkpoint") if values.get(name)]
+    kd, several = values["kd"], values["all"] or values.get("sweep")
+    train = program == "train.py"
     problems = []
     if len(roles) > 1:
         problems.append(f"{' and '.join(roles)} exclude each other")
-    if not values["temp"]:
-        problems.append("--temp needs a value")
-    if len(values["temp"]) > 1 and not values.get("all"):
-        problems.append("several --temp values need train.py --all")
+    for name in ("temp", "alpha", "seeds"):
+        if name in typed and values.get(name) == []:
+            problems.append(f"--{name} needs a value")
+    if len(values["temp"]) > 1 and not (train and several):
+        problems.append("several --temp values need train.py --all or --sweep")
     for name in ("temp", "alpha", "teacher_checkpoint"):
-        if name in typed and "kd" not in typed and "all" not in typed:
-            problems.append(
-                f"--{name.replace('_', '-')} needs --kd True" + (" or --all" if program == "train.py" else "")
-            )
-    if program == "train.py":
+        if name in typed and not {"kd", *(("all", "sweep") if train else ())} & {*typed}:
+            problems.append(f"--{name.replace('_', '-')} needs --kd True" + (" or --all" if train else ""))
+    if not train and values["all"]:
+        for name in {"export", "teacher", "student", "seed"} & {*typed}:
+            problems.append(f"--{name} and --all exclude each other: --all is every finished run of the dataset")
+    if train:
+        if len(values["alpha"]) > 1 and not values["sweep"]:
+            problems.append("several --alpha values need --sweep")
+        if {"seed", "seeds"} <= {*typed}:
+            problems.append("--seed and --seeds exclude each other")
+        if values["seeds"] == [0]:
+            problems.append("--seeds 0 is no seed at all: name how many, or two or more of them")
+        if values["sweep"] and values["val_size"] == 0 and "val_size" in typed:
+            problems.append("--sweep needs validation images: without --val-size 0")
         if values["teacher_checkpoint"] and values["all"]:
             problems.append("--teacher-checkpoint and --all exclude each other: --all trains its own teacher")
         if "views" in typed and values["tto"]:
             problems.append("--views is for students: a teacher sees every image anew in each epoch")
         for name in ("teacher_cache", "teacher_cache_limit"):
-            if name in typed and not values["kd"] and not values["all"]:
-                problems.append(f"--{name.replace('_', '-')} needs --kd True or --all")
+            if name in typed and not kd and not several:
+                problems.append(f"--{name.replace('_', '-')} needs --kd True, --all or --sweep")
         if values["resume"] and values["overwrite"]:
             problems.append("--resume and --overwrite exclude each other")
     if "image_size" in typed and values["dataset"] != "folder":
@@ -556,13 +621,24 @@ def contradictions(program: str, values: dict[str, Any], typed: Collection[str])
 def resolve(values: dict[str, Any], typed: tuple[str, ...]) -> Config:
     """Fill in what was left open with the defaults of the dataset and the recipe of the role."""
     role = next(
-        (role for name, role in (("tto", "teacher"), ("kd", "kd"), ("all", "all")) if values.get(name)), "student"
+        (
+            role
+            for flag, role in (("tto", "teacher"), *((r, r) for r in ("kd", "all", "sweep")))
+            if values.get(flag)
+        ),
+        "student",
     )
     defaults = defaults_for(values["dataset"])
-    temps = (5.0, 20.0) if role == "all" and "temp" not in typed else values["temp"]
+    temps = values["temp"] if "temp" in typed else TEMPS.get(role, values["temp"])
     filled = dict.fromkeys((field.name for field in fields(Config)), None)
-    filled |= recipe_for(values["dataset"], role, "default") | {"recipe": "default", "alpha": 0.9}
+    filled |= recipe_for(values["dataset"], role, "default") | {"recipe": "default", "swept": False}
     filled |= {name: value for name, value in values.items() if value is not None and name in filled}
     filled |= {"teacher": values["teacher"] or defaults.teacher, "student": values["student"] or defaults.student}
-    config = Config(**filled | {"role": role, "temps": tuple(dict.fromkeys(temps)), "typed": typed})
+    seeds = values.get("seeds") or [values["seed"]]
+    if len(seeds) == 1 and values.get("seeds"):
+        seeds = range(seeds[0])
+    alphas = ALPHAS_OF_A_SWEEP if role == "sweep" and "alpha" not in typed else values.get("alpha", (0.9,))
+    lists = {"temps": temps, "alphas": alphas, "seeds": seeds}
+    filled |= {name: tuple(dict.fromkeys(items)) for name, items in lists.items()}
+    config = Config(**filled | {"seed": filled["seeds"][0], "role": role, "typed": typed})
     return config.as_role(role)

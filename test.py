@@ -3,6 +3,7 @@
 python test.py --tto True                  # the teacher
 python test.py                             # the student alone
 python test.py --kd True --temp 5          # the student, taught by the teacher
+python test.py --all                       # every finished run, then the page report.html
 python test.py --checkpoint FILE           # the network in this file
 """
 
@@ -20,23 +21,34 @@ from utils.program import run
 def main(argv: list[str]) -> None:
     config = parse("test.py", argv, MODELS, SOURCES)
     path = Path(config.checkpoint) if config.checkpoint else config.run_dir / "last.pt"
-    if not path.exists():
+    if config.role != "all" and not path.exists():
         hint = "check the path" if config.checkpoint else f"train it first: {config.command(config.role)}"
         raise UserError(f"there is no checkpoint {path}", hint)
 
     # Only now: importing torch takes seconds, and a mistyped command is answered at once.
+    from utils.assessment import Assessor, brief
     from utils.device import Compute
-    from utils.run import test_checkpoint
+    from utils.export import export, require_ready
+    from utils.page import write_page
+    from utils.report import finished_runs
+    from utils.results import RunDir
 
+    if config.export:
+        require_ready(Path(config.export))
     compute = Compute.choose(config.device, config.precision)
-    typed = {
-        name: getattr(config, name)
-        for name in ("dataset", "data_dir", "image_size", "limit")
-        if name in config.typed
-    }
-    own_run = None if config.checkpoint else config.run_dir
-    result = test_checkpoint(path, typed, compute, build_model, own_run)
-    print(json.dumps(result))
+    places = ("dataset", "data_dir", "image_size", "limit")
+    typed = {name: getattr(config, name) for name in places if name in config.typed}
+    assessor = Assessor(typed, compute, build_model)
+    if config.role == "all":
+        runs = finished_runs(config.dataset_dir)
+        found = {str(each.path): brief(assessor.assess(each.last, each)) for each in runs}
+        print(f"page: {write_page(config.dataset_dir)}")
+    else:
+        found = brief(assessor.assess(path, None if config.checkpoint else RunDir(config.run_dir)))
+        if config.export:
+            network = assessor.network(path)
+            export(network.model, network.kept, network.test, compute, config.export)
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

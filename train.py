@@ -18,30 +18,44 @@ from utils.program import run
 
 def main(argv: list[str]) -> None:
     config = parse("train.py", argv, MODELS, SOURCES)
-    if config.role == "kd" and not config.teacher_path.exists():
-        hint = "check the path" if config.teacher_checkpoint else f"train it first: {config.command('teacher')}"
-        raise UsageError(f"--kd needs a trained teacher, and there is none at {config.teacher_path}", hint)
+    runs = config.runs()
+    for each in runs:
+        if config.role in ("kd", "sweep") and not each.teacher_path.exists():
+            hint = "check the path" if config.teacher_checkpoint else f"train it first: {each.command('teacher')}"
+            raise UsageError(
+                f"--{config.role} needs a trained teacher: there is none at {each.teacher_path}", hint
+            )
 
     # Only now: importing torch takes seconds, and a mistyped command is answered at once.
     from utils.data.dataset import load_dataset
     from utils.device import Compute
     from utils.interrupt import Interrupt
     from utils.report import write_report
-    from utils.results import RunDir
-    from utils.run import train_run
+    from utils.run import run_dir_of, train_run
+    from utils.sweep import write_sweep
+    from utils.watch import require_tensorboard
 
-    runs, skip = config.runs(), config.role == "all"
+    if config.tensorboard:
+        require_tensorboard()
+    skip = len(runs) > 1  # finished runs are passed over where the command means several
     for each in runs:  # before anything is loaded or trained: is there a run that this would overwrite?
-        RunDir(each.run_dir).prepare(each.identity(), each.resume, each.overwrite, skip)
+        run_dir_of(each).prepare(each.identity(), each.resume, each.overwrite, skip)
 
     compute = Compute.choose(config.device, config.precision)
     dataset = load_dataset(config, compute)
+    if config.role == "sweep" and dataset.val is None:
+        raise UsageError(
+            "--sweep needs validation images, and so few images have none", "--val-size holds some out"
+        )
     again = [*argv, *["--no-overwrite"] * config.overwrite, *["--resume"] * (not config.resume)]
     with Interrupt(note=f"go on with: {shlex.join(['python', 'train.py', *again])}") as interrupt:
         for each in runs:
             train_run(each, dataset, compute, build_model, interrupt.check, skip)
             interrupt.check()
-    print(f"table and plots: {write_report(config.dataset_dir)}")
+    if config.role == "sweep":
+        print(f"table and heat map: {write_sweep(config.sweep_dir, [run_dir_of(each) for each in runs])}")
+    else:
+        print(f"table and plots: {write_report(config.dataset_dir)}")
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ PHASES = {
     "teacher's answers": [("utils.answers", "Answers.__call__")],
     "capture": [("utils.cuda_graph", "GraphedStep._captured")],
     "training": [("utils.trainer", "_train_epoch")],
-    "evaluation": [("utils.trainer", "evaluate"), ("utils.run", "measure")],
+    "evaluation": [("utils.trainer", "evaluate"), ("utils.run", "predict")],
     "saving": [("utils.saver", "Saver.write")],
     "plots and table": [("utils.run", "plot_run"), ("utils.report", "write_report")],
 }

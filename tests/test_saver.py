@@ -27,8 +27,8 @@ def train(folder, every: float, stop_after: int | None = None, ema: float = 0.0)
             raise KeyboardInterrupt
 
     with Saver(run_dir, state, CONTENT, every) as saver:
-        for _ in fit(state, CrossEntropy(), images, val, CPU, stop_if_asked=stop):
-            saver.epoch_done()
+        for record in fit(state, CrossEntropy(), images, val, CPU, stop_if_asked=stop):
+            saver.epoch_done(record)
     return run_dir
 
 

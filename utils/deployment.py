@@ -4,7 +4,6 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,17 +21,16 @@ LONGEST_PASS = 1.0  # seconds; a larger batch that would need more is not tried
 FEWEST = 3  # repeats, however long they take
 
 
-def measure_deployment(model: nn.Module, image_size: int, compute: Compute, checkpoint: Path) -> dict[str, Any]:
+def measure_deployment(model: nn.Module, image_size: int, compute: Compute) -> dict[str, Any]:
     """The figures of evidence.json from `parameters` to `threads`, of `model` on the device where it is.
 
-    `file_bytes` is the size of `checkpoint` as it is (a last.pt holds the optimizer's state too). Raises OSError
-    where there is none.
+    `file_bytes` is what its weights and statistics take in a file; last.pt holds the optimizer's state too.
     """
     images_per_second, batch = throughput(model, image_size, compute)
     return {
         "parameters": count_parameters(model),
         "multiply_adds": multiply_adds(model, image_size, compute.device),
-        "file_bytes": checkpoint.stat().st_size,
+        "file_bytes": sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values()),
         "latency_ms": round(latency_ms(model, image_size, compute), 4),
         "throughput": round(images_per_second, 1),
         "throughput_batch": batch,

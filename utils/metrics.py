@@ -54,17 +54,5 @@ def evaluate(model: nn.Module, batches: Batches, compute: Compute) -> Metrics:
     return meter.read()
 
 
-def measure(model: nn.Module, batches: Batches, compute: Compute) -> dict[str, float | int]:
-    """The figures of test.json: `top1` and `top5` in percent, `loss`, `images`, `parameters`."""
-    metrics = evaluate(model, batches, compute)
-    return {
-        "top1": round(metrics.top1, 4),
-        "top5": round(metrics.top5, 4),
-        "loss": round(metrics.loss, 6),
-        "images": batches.num_images,
-        "parameters": count_parameters(model),
-    }
-
-
 def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())

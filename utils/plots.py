@@ -1,10 +1,12 @@
 """Curves of a run, and one picture that compares all runs of a dataset."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure  # without pyplot: no display and no MPLBACKEND is ever asked for
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from utils.storage import atomic_write
@@ -61,6 +63,30 @@ def plot_comparison(title: str, runs: Mapping[str, Sequence[History]], path: Pat
     axes.set_ylim(bottom=max(0, min(lowest) - 5))
     _finish(figure, axes, path)
     return True
+
+
+def plot_heat_map(title: str, values: Mapping[tuple[float, float], float], path: Path) -> None:
+    """Write `values` (percent) by (temperature, alpha) as a grid; a frame marks the highest."""
+    temps, alphas = (sorted(set(axis)) for axis in zip(*values, strict=True))
+    grid = [[values.get((temp, alpha), math.nan) for temp in temps] for alpha in alphas]
+    size = 2.2 + 0.8 * len(temps), 1.8 + 0.6 * len(alphas)
+    figure = Figure(figsize=size, layout="constrained", facecolor="white")
+    axes = figure.add_subplot()
+    axes.set_title(title, loc="left", fontsize=11, fontweight="bold", pad=10)
+    picture = axes.imshow(grid, cmap="Blues", aspect="auto")
+    dress(axes, "temperature T", "alpha")
+    axes.grid(visible=False)
+    axes.set_xticks(range(len(temps)), [f"{temp:g}" for temp in temps])
+    axes.set_yticks(range(len(alphas)), [f"{alpha:g}" for alpha in alphas])
+    middle = (min(values.values()) + max(values.values())) / 2
+    for (temp, alpha), value in values.items():
+        colour = "white" if value > middle else "#202124"
+        axes.text(temps.index(temp), alphas.index(alpha), f"{value:.2f}", ha="center", va="center", color=colour)
+    temp, alpha = max(values, key=values.get)
+    corner = temps.index(temp) - 0.5, alphas.index(alpha) - 0.5
+    axes.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor=COLOURS[1], linewidth=2.5))
+    figure.colorbar(picture, ax=axes).outline.set_visible(False)
+    save(figure, path)
 
 
 def _figure(title: str, label: str) -> tuple[Figure, Axes]:

@@ -18,6 +18,12 @@ OF_A_SEED = ("seed", "teacher_sha256")
 OF_KD = ("role", "temp", "alpha", "teacher", *OF_A_SEED)
 
 
+def same_but_for_distillation(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two runs, by their identities, differ in nothing but a teacher and the seed."""
+    left, right = ({k: v for k, v in each.items() if k not in (*OF_KD, "data_dir")} for each in (one, other))
+    return left == right
+
+
 @dataclass
 class Row:
     """The finished runs, one a seed, that differ in nothing but their seed."""
@@ -97,7 +103,7 @@ def _read_rows(dataset_dir: Path) -> list[Row]:
         if not re.fullmatch(r"seed\d+", path.parent.name):
             continue  # a copy that somebody put aside
         run, name, seed = RunDir(path.parent), path.parent.parent.name, int(path.parent.name[4:])
-        one = Row(name, "", {seed: run.read_config()}, {seed: run.read_test()}, {seed: run.read_history()})
+        one = Row(name, "", {seed: run.read_config()}, {seed: run.read_figures()}, {seed: run.read_history()})
         for row in rows.setdefault(name, []):
             if row.settings(*OF_A_SEED) == one.settings(*OF_A_SEED):
                 row.configs |= one.configs

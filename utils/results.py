@@ -13,7 +13,9 @@ from utils.errors import UserError
 from utils.storage import SUFFIX, try_lock, write_text
 from utils.trainer import EpochRecord
 
-FILES = ("config.json", "history.csv", "last.pt", "best.pt", "accuracy.png", "loss.png", "test.json")
+FILES = ("config.json", "history.csv", "last.pt", "best.pt", "accuracy.png", "loss.png")
+FIGURES = "test.json"  # written last: a run that has it is finished
+PICTURES = ("reliability.png", "confusion.png", "mistakes.png")
 AGAIN = "--overwrite makes that run again"
 ROLES = ("teacher", "student", "kd")
 NUMBER = (int, float)
@@ -21,12 +23,13 @@ COLUMNS = tuple(field.name for field in fields(EpochRecord))
 
 
 class RunDir:
-    """`results/<dataset>/<run>/seed<k>/`."""
+    """`results/<dataset>/<run>/seed<k>/`. The final figures are in `figures`: test.json, but for a sweep."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, figures: str = FIGURES):
         self.path = path
-        self.config, self.history, self.last, self.best, self.accuracy, self.loss, self.test = (
-            path / name for name in FILES
+        self.config, self.history, self.last, self.best, self.accuracy, self.loss = (path / name for name in FILES)
+        self.figures, self.evidence, self.tensorboard = (
+            path / name for name in (figures, "evidence.json", "tensorboard")
         )
 
     def prepare(self, identity: dict[str, Any], resume: bool, overwrite: bool, skip_finished: bool) -> str:
@@ -35,7 +38,7 @@ class RunDir:
         Raises UserError where going on would lose what is there. Only settings that both this run and the
         one on disk know are compared.
         """
-        if overwrite or not any((self.path / name).exists() for name in FILES):
+        if overwrite or not any((self.path / name).exists() for name in (*FILES, self.figures.name)):
             return "start"
         kept = self.read_config()["identity"]
         changed = [
@@ -46,7 +49,7 @@ class RunDir:
         if changed:
             hint = "a run goes on only as it began: --overwrite replaces it, another --results-dir keeps both"
             raise UserError(f"{self.path} holds a run with other settings: {', '.join(changed)}", hint)
-        if self.test.exists():
+        if self.figures.exists():
             if resume or skip_finished:
                 return "skip"
             raise UserError(
@@ -78,8 +81,12 @@ class RunDir:
     def clear(self) -> None:
         """Remove the files of an earlier run."""
         # Figures first: what is left after a kill must not look like a finished run.
-        for name in ("last.test.json", "best.test.json", *reversed(FILES)):
+        found = (self.figures.name, self.evidence.name, *PICTURES)
+        of_checkpoints = (f"{stem}.{name}" for stem in ("last", "best") for name in found)  # what test.py writes
+        for name in (*found, *of_checkpoints, *reversed(FILES)):
             (self.path / name).unlink(missing_ok=True)
+        for events in self.tensorboard.glob("events.out.tfevents.*"):
+            events.unlink()
 
     def write_history(self, history: Sequence[EpochRecord]) -> None:
         """Write history.csv whole: what a torn line of an earlier run spoilt is mended."""
@@ -102,9 +109,9 @@ class RunDir:
             raise UserError(f"{self.config} is damaged", AGAIN)
         return config
 
-    def read_test(self) -> dict[str, Any]:
-        """The figures in test.json. Raises UserError for a damaged file."""
-        return read_json(self.test, top1=NUMBER, top5=NUMBER, loss=NUMBER, parameters=int, epoch=int)
+    def read_figures(self) -> dict[str, Any]:
+        """The final figures. Raises UserError for a damaged file."""
+        return read_json(self.figures, top1=NUMBER, top5=NUMBER, loss=NUMBER, parameters=int, epoch=int)
 
     def read_history(self) -> list[dict[str, float | None]]:
         """The rows of history.csv, numbers or None. Raises UserError for a damaged file."""
@@ -114,7 +121,7 @@ class RunDir:
             return [{name: _number(name, row[name]) for name in COLUMNS} for row in rows]
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(
-                f"{self.history} is damaged", f"remove {self.test}, then --resume mends both"
+                f"{self.history} is damaged", f"remove {self.figures}, then --resume mends both"
             ) from error
 
 

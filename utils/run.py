@@ -1,30 +1,32 @@
-"""One run from its settings to its results: what train.py and test.py do with a network."""
+"""One run from its settings to its results: what train.py does for each network."""
 
 import platform
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 
-from utils.answers import open_answers
-from utils.checkpoint import BuildModel, load_checkpoint, require_fit, restore_network
+from utils.answers import Answers, open_answers
+from utils.checkpoint import BuildModel, load_checkpoint, require_fit
 from utils.console import TrainingDisplay, print_header
-from utils.data.batches import Normalise
-from utils.data.dataset import Dataset, evaluation_batches, load_parts
+from utils.data.dataset import Dataset
 from utils.device import Compute
 from utils.errors import UserError
+from utils.evidence import evidence, predict
 from utils.losses import OBJECTIVES
-from utils.metrics import count_parameters, measure
+from utils.metrics import count_parameters
 from utils.plots import plot_run
 from utils.results import RunDir, write_json
 from utils.saver import EVERY, Saver
 from utils.storage import DamagedFile
-from utils.teacher import load_teacher
+from utils.sweep import VALIDATION
+from utils.teacher import Teacher, load_teacher
 from utils.trainer import Schedule, Training, fit
+from utils.watch import Watch
 
 VIEWS_ON_CPU = 8  # of these the teacher's answers are paid once; more did not help (see the README)
 ADVICE = "a GPU, fewer --epochs, --limit or a smaller --teacher would be faster"
@@ -40,15 +42,16 @@ def train_run(
 ) -> None:
     """Train, save and test the one network that `config` names, in its run directory.
 
-    `skip` passes over a run that is finished already instead of refusing it.
+    `skip` passes over a run that is finished already instead of refusing it. A run of a sweep is measured on the
+    validation images instead of the test images.
     """
-    run_dir = RunDir(config.run_dir)
+    run_dir = run_dir_of(config)
     with run_dir.locked():
         views = _views(config, compute)
         identity = config.identity() | {"precision": compute.precision} | dataset.fingerprints
         if config.role != "teacher":
             identity["views"] = min(views, config.epochs) or config.epochs  # distinct ones
-        teacher = answers = None
+        teacher = None
         if config.role == "kd":
             teacher = load_teacher(config.teacher_path, config.teacher, dataset, compute, build_model)
             identity |= {"teacher": teacher.name, "teacher_sha256": teacher.sha256[:16]}
@@ -66,15 +69,10 @@ def train_run(
             run_dir.write_history(training.history)  # the checkpoint is right where the two differ
         objective = OBJECTIVES[config.role](config)
         header = _header(config, dataset, compute, training, objective, batches)
+        answers = None
         if teacher is not None:
-            header["teacher"], header["answers"] = teacher.description, "live"
-            if views and config.teacher_cache != "off":
-                auto = config.dataset_dir / "teacher-answers"
-                folder = auto if config.teacher_cache == "auto" else Path(config.teacher_cache)
-                limit, data = config.teacher_cache_limit, dataset.fingerprints["data"]
-                answers, header["answers"] = open_answers(
-                    teacher, batches, data, config.epochs, folder, limit, stop_if_asked
-                )
+            answers, where = _answers(config, dataset, teacher, batches, stop_if_asked)
+            header |= {"teacher": teacher.description, "answers": where}
         print_header(f"{config.run_dir.parent.name}, seed {config.seed}", header)
         if action == "start":
             run_dir.clear()
@@ -84,10 +82,16 @@ def train_run(
 
         content = {"model_name": config.network, "config": identity | {"data_dir": config.data_dir}}
         content |= dataset.describe()
-        val = dataset.val_batches()
-        advice = ADVICE if compute.device.type == "cpu" else ""
-        saver = Saver(run_dir, training, content, EVERY[compute.device.type])
-        with TrainingDisplay(config.epochs, len(batches), advice) as display, saver:
+        val, advice = dataset.val_batches(), ADVICE if compute.device.type == "cpu" else ""
+        with ExitStack() as stack:
+            display = stack.enter_context(TrainingDisplay(config.epochs, len(batches), advice))
+            listeners = [
+                stack.enter_context(Saver(run_dir, training, content, EVERY[compute.device.type])),
+                display,
+            ]
+            if config.tensorboard:
+                watch = Watch(run_dir.tensorboard, training, objective, batches, compute, teacher, answers)
+                listeners.append(stack.enter_context(watch))
             for record in fit(
                 training,
                 objective,
@@ -102,47 +106,41 @@ def train_run(
                 display.progress,
                 stop_if_asked,
             ):
-                saver.epoch_done()
-                display.epoch_done(record)
-
-        result = measure(training.result, dataset.test_batches(), compute)
-        result |= {"epoch": training.epoch, "model": config.network, "dataset": config.dataset}
-        try:
-            plot_run(config.run_dir.parent.name, run_dir.read_history(), run_dir.accuracy, run_dir.loss, result)
-        except OSError as error:
-            print(f"warning: no plots: {error}", file=sys.stderr)  # figures are worth more than their picture
-        write_json(run_dir.test, result)
-        print(_sentence(result), flush=True)
+                for listener in listeners:
+                    listener.epoch_done(record)
+        _finish(config, run_dir, dataset, compute, training)
 
 
-def test_checkpoint(
-    path: Path, typed: dict[str, Any], compute: Compute, build_model: BuildModel, own_run: Path | None
-) -> dict[str, Any]:
-    """Measure the network in `path` on the test images that it was trained for, or those that `typed` names.
+def run_dir_of(config) -> RunDir:
+    """Where the run of `config` is."""
+    return RunDir(config.run_dir, VALIDATION) if config.swept else RunDir(config.run_dir)
 
-    `typed` may hold `dataset`, `data_dir`, `image_size` and `limit`. The result goes to test.json in `own_run` if
-    that run is finished and was measured on the same images, else to a file beside the checkpoint.
-    """
-    kept = load_checkpoint(path)
-    where = kept["config"] | typed
-    _, test = load_parts(SimpleNamespace(**where))
-    for name, value in (("class_names", list(test.class_names)), ("image_size", test.image_size)):
-        if kept[name] != value:
-            raise UserError(f"{path} has {name} {kept[name]}, dataset {where['dataset']} has {value}")
-    model = compute.place(restore_network(path, kept, build_model))
-    batches = evaluation_batches(test.to(compute.device), Normalise(kept["mean"], kept["std"]))
-    print_header(str(path), {"network": kept["model_name"], "device": str(compute)})
-    result = measure(model, batches, compute)
-    result |= {"epoch": kept["epoch"], "model": kept["model_name"], "dataset": where["dataset"]}
-    same_images = kept["config"].get("test_data") == test.fingerprint()
-    finished = kept["epoch"] == kept["config"]["epochs"]
-    target = path.with_suffix(".test.json")
-    if own_run is not None and finished and same_images:
-        target = RunDir(own_run).test
-    print(_sentence(result))
-    write_json(target, result)
-    print(f"written to {target}")
-    return result
+
+def _answers(config, dataset: Dataset, teacher: Teacher, batches, stop_if_asked) -> tuple[Answers | None, str]:
+    """The teacher's kept answers, or None where it answers live; and a text of which."""
+    if not batches.views or config.teacher_cache == "off":
+        return None, "live"
+    beside_the_runs = config.dataset_dir / "teacher-answers"
+    folder = beside_the_runs if config.teacher_cache == "auto" else Path(config.teacher_cache)
+    data, limit = dataset.fingerprints["data"], config.teacher_cache_limit
+    return open_answers(teacher, batches, data, config.epochs, folder, limit, stop_if_asked)
+
+
+def _finish(config, run_dir: RunDir, dataset: Dataset, compute: Compute, training: Training) -> None:
+    """Measure the trained network, draw its curves, and write the figures that make the run a finished one."""
+    part = "val" if config.swept else "test"
+    batches = dataset.val_batches() if config.swept else dataset.test_batches()
+    answers = evidence(*predict(training.result, batches, compute), dataset.train.class_names)
+    result = {name: answers[name] for name in ("images", "top1", "top5", "loss", "ece")}
+    result |= {"parameters": count_parameters(training.model), "epoch": training.epoch}
+    result |= {"model": config.network, "dataset": config.dataset}
+    try:
+        shown = None if config.swept else result
+        plot_run(config.run_dir.parent.name, run_dir.read_history(), run_dir.accuracy, run_dir.loss, shown)
+    except OSError as error:
+        print(f"warning: no plots: {error}", file=sys.stderr)  # figures are worth more than their picture
+    write_json(run_dir.figures, result)
+    print(sentence(result, part), flush=True)
 
 
 def _header(config, dataset: Dataset, compute: Compute, training: Training, objective, batches) -> dict[str, str]:
@@ -201,8 +199,10 @@ def _restore(path: Path, training: Training, identity: dict[str, Any]) -> None:
         ) from error
 
 
-def _sentence(result: dict[str, Any]) -> str:
+def sentence(result: dict[str, Any], part: str = "test") -> str:
+    """The figures of a network in one line."""
     return (
-        f"test: top-1 {result['top1']:.2f} %, top-5 {result['top5']:.2f} %, loss {result['loss']:.4f} "
-        f"on {result['images']:,} images; {result['parameters']:,} parameters, epoch {result['epoch']}"
+        f"{part}: top-1 {result['top1']:.2f} %, top-5 {result['top5']:.2f} %, loss {result['loss']:.4f}, "
+        f"ECE {result['ece']:.2f} % on {result['images']:,} images; {result['parameters']:,} parameters, "
+        f"epoch {result['epoch']}"
     )

@@ -6,7 +6,7 @@ from typing import Any
 
 from utils.checkpoint import map_tensors, save_checkpoint
 from utils.results import RunDir
-from utils.trainer import Training
+from utils.trainer import EpochRecord, Training
 
 # Seconds from one writing to the next. On a GPU an epoch may take less than the writing after it: VGG19-BN with
 # its optimizer is 160 MB, 0.5 to 0.8 s with checksums. What is not written yet is a copy in memory.
@@ -27,7 +27,7 @@ class Saver:
     def __exit__(self, *_exception) -> None:
         self.write()
 
-    def epoch_done(self) -> None:
+    def epoch_done(self, _record: EpochRecord) -> None:
         """Write the state after this epoch, or copy it to be written later."""
         training = self.training
         content = self.content | {"epoch": training.epoch, "metrics": asdict(training.history[-1])}

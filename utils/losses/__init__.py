@@ -1,7 +1,8 @@
 """What a network is trained to minimise, and the registry of it by role.
 
 An objective is called as `objective(student_logits, teacher_logits, labels)` with logits [B, C] (those of the
-teacher are None without one) and labels int64 [B]; it returns a scalar, and its text is shown to the user.
+teacher are None without one) and labels int64 [B]; it returns a scalar, and its text is shown to the user. `terms`
+takes the same and gives what the scalar is the sum of, by name.
 """
 
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ class CrossEntropy:
     def __call__(self, student_logits: Tensor, teacher_logits: Tensor | None, labels: Tensor) -> Tensor:
         return cross_entropy(student_logits, labels, self.label_smoothing)
 
+    def terms(self, *logits_and_labels: Tensor | None) -> dict[str, Tensor]:
+        return {"CE": self(*logits_and_labels)}
+
     def __str__(self) -> str:
         return "CE" + (f" (label smoothing {self.label_smoothing:g})" if self.label_smoothing else "")
 
@@ -33,13 +37,18 @@ class Distillation:
     label_smoothing: float = 0.0
 
     def __call__(self, student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> Tensor:
+        hard, soft = self.terms(student_logits, teacher_logits, labels).values()
+        return hard + soft
+
+    def terms(self, student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
         hard = cross_entropy(student_logits, labels, self.label_smoothing)
         soft = kd_loss(student_logits, teacher_logits, self.temperature)
-        return (1 - self.alpha) * hard + self.alpha * soft
+        return {"CE": (1 - self.alpha) * hard, "KL": self.alpha * soft}
 
     def __str__(self) -> str:
-        hard = f"{1 - self.alpha:g} * {CrossEntropy(self.label_smoothing)}"
-        return f"{hard} + {self.alpha:g} * {self.temperature:g}^2 * KL at T = {self.temperature:g}"
+        hard, soft, temperature = 1 - self.alpha, self.alpha * self.temperature**2, f"{self.temperature:g}"
+        text = f"{hard:g} * {CrossEntropy(self.label_smoothing)} + {self.alpha:g} * {temperature}^2 * KL"
+        return f"{text} at T = {temperature} (weights {hard:g} and {soft:g})"
 
 
 # role -> the objective, built from that run's settings
