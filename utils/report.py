@@ -3,7 +3,7 @@
 import re
 import statistics
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,7 @@ class Row:
 
 def write_report(dataset_dir: Path) -> Path:
     """Write the page of all finished runs under `dataset_dir`; returns its path."""
-    rows = _read_rows(dataset_dir)
+    rows = read_rows(dataset_dir)
     if not rows:
         raise UserError(f"{dataset_dir} holds no finished run", "python train.py --all")
     comparison = dataset_dir / "comparison.png"
@@ -86,17 +86,17 @@ def table(rows: list[Row]) -> str:
         cells = (
             row.title + seeds,
             f"{test['parameters']:,}",
-            f"**{_spread(row.values('top1'))}**",
-            _spread(row.values("top5")),
+            f"**{spread(row.values('top1'))}**",
+            spread(row.values("top5")),
             f"{test['epoch']}",
             f"{statistics.mean(row.seconds()):,.0f}",
-            _gain(row, rows),
+            gain(row, rows),
         )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _read_rows(dataset_dir: Path) -> list[Row]:
+def read_rows(dataset_dir: Path) -> list[Row]:
     """A row for each folder of runs, or several where its seeds were trained with different settings."""
     rows: dict[str, list[Row]] = {}
     for path in sorted(dataset_dir.glob("*/seed*/test.json")):
@@ -123,13 +123,14 @@ def _read_rows(dataset_dir: Path) -> list[Row]:
     )
 
 
-def _spread(values: list[float]) -> str:
+def spread(values: Sequence[float], digits: int = 2) -> str:
+    """The mean of the seeds ± their standard deviation."""
     if len(values) == 1:
-        return f"{values[0]:.2f}"
-    return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
+        return f"{values[0]:.{digits}f}"
+    return f"{statistics.mean(values):.{digits}f} ± {statistics.stdev(values):.{digits}f}"
 
 
-def _gain(row: Row, rows: Iterable[Row]) -> str:
+def gain(row: Row, rows: Iterable[Row]) -> str:
     """Difference in top-1 to the same student alone with the same recipe and images, seed by seed."""
     if row.identity["role"] != "kd":
         return ""
@@ -138,8 +139,8 @@ def _gain(row: Row, rows: Iterable[Row]) -> str:
             seeds = sorted(row.tests.keys() & other.tests.keys())
             gains = [row.tests[seed]["top1"] - other.tests[seed]["top1"] for seed in seeds]
             if gains:
-                spread = f" ± {statistics.stdev(gains):.2f}" if len(gains) > 1 else ""
-                return f"{statistics.mean(gains):+.2f}{spread}"
+                deviation = f" ± {statistics.stdev(gains):.2f}" if len(gains) > 1 else ""
+                return f"{statistics.mean(gains):+.2f}{deviation}"
     return ""
 
 
@@ -148,10 +149,10 @@ def _page(dataset: str, rows: list[Row], compared: bool) -> Iterable[str]:
     yield table(rows)
     first = next(iter(rows[0].configs.values()))
     data, several = first["data"], any(len(row.tests) > 1 for row in rows)
-    spread = " ± standard deviation over seeds" if several else ""
+    over_seeds = " ± standard deviation over seeds" if several else ""
     curves = f"; the curves are of {data['val']:,} images held out from it" if data["val"] else ""
     yield (
-        f"Accuracy{spread} on {data['test']:,} test images, read once, after the last epoch. Training had "
+        f"Accuracy{over_seeds} on {data['test']:,} test images, read once, after the last epoch. Training had "
         f"{data['train']:,} images{curves}. Seconds are those of training alone. The gain compares runs of the "
         "same seed and recipe with and without a teacher."
     )
