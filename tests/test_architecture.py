@@ -26,6 +26,8 @@ ALLOWED = {
         *("torch", "safetensors", "onnxruntime"),
         *("utils.checkpoint", "utils.data", "utils.device", "utils.metrics", *LEAVES),
     },
+    "utils/page": {"utils.page_plots", "utils.report", "utils.results", *LEAVES},
+    "utils/page_plots": {"utils.plots"},
 }
 
 

@@ -4,6 +4,7 @@ It runs no script and asks nothing of the network: pictures are data URIs, and i
 """
 
 import base64
+import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,22 @@ from utils.storage import write_text
 
 MEASURE = "python test.py --all"
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+PARTS = {"train": "data", "val": "val_data", "test": "test_data"}  # of the images, and their names in an identity
+SEEDS = "mean of the seeds, with the range from the lowest to the highest"
+CURVES = {  # column of history.csv: title, note, on a logarithmic scale
+    "val_top1": ("Validation accuracy (%)", SEEDS, False),
+    "val_loss": ("Validation loss", "cross-entropy in nats", True),
+    "train_top1": ("Training accuracy (%)", "on augmented images", False),
+    "train_loss": ("Training loss", "of the objective, which with a teacher is another than without", True),
+}
+PROTOCOL = (
+    "Every figure is of the network after its last epoch, never of the best one on the test images.",
+    "± is the standard deviation over seeds. The gain compares runs of the same seed and recipe.",
+    "NLL: mean negative log-likelihood of the true class. ECE: expected calibration error, 15 bins of equal "
+    "width (Guo et al. 2017, equation 3).",
+    "Multiply-adds are per image. Latency is the median at batch 1 after warm-up, throughput that of the best "
+    "batch size. The file is the checkpoint that was measured; a last.pt holds the optimizer's state too.",
+)
 # What the page reads of an evidence.json; a list names the kind of all its items.
 PERCENT = (NUMBER, type(None))
 SHAPE = {
@@ -164,7 +181,7 @@ def _head(rows: Sequence[Row], verdicts: Sequence[str]) -> str:
             sizes = sorted(row.values("parameters")[0] for row in same)
             top1 = " to ".join(dict.fromkeys((f"{means[0]:.2f}", f"{means[-1]:.2f}")))
             size = " to ".join(dict.fromkeys((short(sizes[0]), short(sizes[-1]))))
-            parts.append(f"{names[role]} ({size} parameters) {top1} %")
+            parts.append(f"{names[role]} ({size} parameters) {top1}&nbsp;%")
     images = next(iter(rows[0].configs.values()))["data"]["test"]
     lead = f'<p class="lead">Top-1 accuracy on {images:,} test images: {", ".join(parts)}.</p>'
     said = "".join(f"<li>{_text(verdict)}</li>" for verdict in verdicts)
@@ -178,9 +195,9 @@ def _table(entries: Sequence[Entry]) -> str:
         "top-1 (%)": lambda entry: f"<strong>{spread(entry.row.values('top1'))}</strong>",
         "gain over the student alone": lambda entry: gain(entry.row, rows),
         "parameters": lambda entry: f"{entry.row.values('parameters')[0]:,}",
-        "multiply-adds": lambda entry: "".join(map(short, entry.values("multiply_adds")[:1])),
-        "file size (bytes)": lambda entry: "".join(map(short, entry.values("file_bytes")[:1])),
-        "latency (ms)": lambda entry: _spread(entry.values("latency_ms")),
+        "multiply-adds": lambda entry: _mean_as(short, entry.values("multiply_adds")),
+        "file size (bytes)": lambda entry: _mean_as(short, entry.values("file_bytes")),
+        "latency (ms)": lambda entry: _mean_as("{:.2f}".format, entry.values("latency_ms")),
         "top-5 (%)": lambda entry: spread(entry.row.values("top5")),
         "NLL (nats)": lambda entry: spread(entry.row.values("loss"), digits=3),
         "ECE (%)": lambda entry: _spread(entry.values("ece")),
@@ -199,9 +216,8 @@ def _spread(values: Sequence[float]) -> str:
     return spread(values) if values else ""
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return statistics.mean(known) if known else None
+def _mean_as(form: Callable[[float], str], values: Sequence[float]) -> str:
+    return form(statistics.mean(values)) if values else ""
 
 
 def _grid(caption: str, columns: Columns, entries: Sequence[Entry]) -> str:
@@ -216,14 +232,21 @@ def _grid(caption: str, columns: Columns, entries: Sequence[Entry]) -> str:
 
 
 def _cost(entries: Sequence[Entry]) -> str:
-    note = "mean of the seeds, with the range from the lowest to the highest"
-    size = [_against(entry, entry.row.values("parameters")) for entry in entries]
-    plots = _figure("Top-1 (%) against size", note, scatter("Top-1", "parameters", size))
-    time = [_against(entry, entry.values("latency_ms")) for entry in entries if entry.evidence]
-    if time:
-        where = dict.fromkeys(device for entry in entries for device in entry.values("device"))
-        note = f"one image at a time on {', '.join(where)}"
-        plots += _figure("Top-1 (%) against latency", note, scatter("Top-1", "latency (ms)", time))
+    where = dict.fromkeys(device for entry in entries for device in entry.values("device"))
+    plots = ""
+    for title, note, x_label, values in (
+        ("Top-1 (%) against size", SEEDS, "parameters", [entry.row.values("parameters") for entry in entries]),
+        (
+            "Top-1 (%) against latency",
+            f"one image at a time on {', '.join(where)}",
+            "latency (ms)",
+            [entry.values("latency_ms") for entry in entries],
+        ),
+    ):
+        series = [_against(entry, across) for entry, across in zip(entries, values, strict=True) if across]
+        series = [one for one in series if all(map(math.isfinite, one.points[0]))]
+        if series:
+            plots += _figure(title, note, scatter("Top-1", x_label, series))
     return _plots(entries, plots)
 
 
@@ -235,22 +258,7 @@ def _against(entry: Entry, across: Sequence[float]) -> Series:
 
 def _curves(entries: Sequence[Entry]) -> str:
     plots = ""
-    for column, title, note, log in (
-        (
-            "val_top1",
-            "Validation accuracy (%)",
-            "mean of the seeds, with a band from the lowest to the highest",
-            False,
-        ),
-        ("val_loss", "Validation loss", "cross-entropy in nats", True),
-        ("train_top1", "Training accuracy (%)", "on augmented images", False),
-        (
-            "train_loss",
-            "Training loss",
-            "of the objective, which is another one with a teacher than without",
-            True,
-        ),
-    ):
+    for column, (title, note, log) in CURVES.items():
         series = [summarise(e.index, e.row.title, list(e.row.histories.values()), column) for e in entries]
         series = [one for one in series if one.points]
         if series:
@@ -288,7 +296,7 @@ def _classes(entries: Sequence[Entry]) -> str:
     for entry in entries:
         alt = f"Confusion matrix of {entry.row.title}; its largest entries are in the list that follows"
         pairs = [
-            f"{_text(pair['true'])} → {_text(pair['predicted'])}: {pair['count']:,} ({pair['share']:.1f} %)"
+            f"{_text(pair['true'])} → {_text(pair['predicted'])}: {pair['count']:,} ({pair['share']:.1f}&nbsp;%)"
             for pair in entry.first["confused"]
         ]
         left = _picture(entry, "confusion.png", alt) + _list("Most confused: true → predicted", pairs)
@@ -299,22 +307,24 @@ def _classes(entries: Sequence[Entry]) -> str:
 
 
 def _bars(entry: Entry) -> str:
-    accuracy, gains = (
-        [_mean(values) for values in zip(*seeds, strict=False)]
-        for seeds in (entry.values("per_class"), entry.values("per_class_gain", "alone"))
-    )
+    accuracy, gains = map(_by_class, (entry.values("per_class"), entry.values("per_class_gain", "alone")))
     against = "best gain over the student alone first" if gains else "lowest first"
     classes = zip(entry.first["class_names"], accuracy, gains or accuracy, strict=False)
     return f"<h4>Accuracy by class, {against}</h4>{class_bars(classes, bool(gains))}"
 
 
+def _by_class(seeds: Sequence[Sequence[float | None]]) -> list[float | None]:
+    known = ([value for value in values if value is not None] for values in zip(*seeds, strict=False))
+    return [statistics.mean(values) if values else None for values in known]
+
+
 def _inherited(entries: Sequence[Entry]) -> str:
     entries = [entry for entry in entries if entry.values("agreement", "teacher")]
     names = ("agreement", "inherited", "mended", "spoilt")
-    columns: dict[str, Callable[[Entry], str]] = {
-        f"{name} (%)": lambda entry, name=name: _spread(entry.values(name, "teacher")) for name in names
-    }
-    columns["teacher's mistakes"] = lambda entry: f"{_mean(entry.values('teacher_mistakes', 'teacher')):,.0f}"
+    columns = {f"{name} (%)": lambda entry, name=name: _spread(entry.values(name, "teacher")) for name in names}
+    columns["teacher's mistakes"] = lambda entry: _mean_as(
+        "{:,.0f}".format, entry.values("teacher_mistakes", "teacher")
+    )
     if not entries:
         return ""
     return (
@@ -330,8 +340,8 @@ def _mistakes(entries: Sequence[Entry]) -> str:
     cards = []
     for entry in entries:
         wrong = [
-            f"{_text(each['true'])} → {_text(each['predicted'])}, {each['confidence']:.1f} % sure, "
-            f"test image {each['index']}"
+            f"{_text(each['true'])} → {_text(each['predicted'])}, {each['confidence']:.1f}&nbsp;% sure, "
+            f"test&nbsp;image&nbsp;{each['index']}"
             for each in entry.first["mistakes"]
         ]
         if wrong:
@@ -358,25 +368,19 @@ def _list(title: str, items: Sequence[str]) -> str:
 
 
 def _how(entries: Sequence[Entry]) -> str:
-    protocol = (
-        "Every figure is of the network after its last epoch, never of the best one on the test images.",
-        "± is the standard deviation over seeds. The gain compares runs of the same seed and recipe.",
-        "NLL: mean negative log-likelihood of the true class. ECE: expected calibration error, 15 bins of equal "
-        "width (Guo et al. 2017, equation 3).",
-        "Multiply-adds are per image. Latency is the median at batch 1 after warm-up, throughput that of the best "
-        "batch size. The file is the checkpoint that was measured; a last.pt holds the optimizer's state too.",
-    )
-    return f"<ul>{''.join(f'<li>{each}</li>' for each in protocol)}</ul>\n" + "\n".join(map(_recipe, entries))
+    return f"<ul>{''.join(f'<li>{each}</li>' for each in PROTOCOL)}</ul>\n" + "\n".join(map(_recipe, entries))
 
 
 def _recipe(entry: Entry) -> str:
     row, configs = entry.row, entry.row.configs.values()
     first = next(iter(configs))
-    settings = (f"{name} {value}" for name, value in row.settings("role", "network", *OF_A_SEED).items())
+    settings = row.settings("role", "network", *PARTS.values(), *OF_A_SEED)
+    counts = first["data"]
+    images = [f"{counts[part]:,} {part} ({row.identity.get(PARTS[part])})" for part in PARTS if counts[part]]
     facts = {
         "Objective": [first["objective"]],
-        "Recipe": [", ".join(settings)],
-        "Images": [", ".join(f"{count} {part}" for part, count in first["data"].items())],
+        "Recipe": [", ".join(f"{name} {value}" for name, value in settings.items())],
+        "Images": [f"{', '.join(images)}, with their fingerprints"],
         "Seeds": [", ".join(map(str, sorted(row.tests)))],
         "Trained on": [f"{config['device']}, Python {config.get('python', 'unknown')}" for config in configs],
         "Seconds": [f"{statistics.mean(row.seconds()):,.0f} of training, mean of the seeds"],

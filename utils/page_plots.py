@@ -45,7 +45,9 @@ class Scale:
     def __init__(self, values: Sequence[float], length: float, log: bool = False, whole: bool = False):
         self.log, self.whole, self.length = log and min(values) > 0, whole, length
         low, high = self._flat(min(values)), self._flat(max(values))
-        room = 0.06 * (high - low) or (0.3 if self.log else 1.0)
+        room = 0.06 * (high - low) or 1.0
+        if self.log:  # a factor of two at least: the noise of a latency must not look like a difference
+            room = max(0.06 * (high - low), (math.log10(2) - (high - low)) / 2)
         self.low, self.high = low - room, high + room
 
     def __call__(self, value: float) -> float:
