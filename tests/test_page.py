@@ -59,11 +59,12 @@ def evidence(classes: int = 4, taught: bool = False, **changes) -> dict:
 def shapes(tmp_path):
     """The finished runs of the reference, with evidence and pictures for each, and a command to be escaped."""
     target = tmp_path / "shapes"
+    Image.new("RGB", (900, 600), "green").save(tmp_path / "green.png")
     shutil.copytree(REFERENCE, target, ignore=shutil.ignore_patterns("*.png", "README.md"))
     for run in target.glob("*/seed*"):
         (run / "evidence.json").write_text(json.dumps(evidence(taught=run.parent.name.startswith("kd"))))
         for name in PICTURES:
-            Image.new("RGB", (900, 600), "green").save(run / name)
+            shutil.copy(tmp_path / "green.png", run / name)
         config = json.loads((run / "config.json").read_text())
         (run / "config.json").write_text(json.dumps(config | {"command": f"python train.py --data-dir {NASTY}"}))
     return target
@@ -91,7 +92,7 @@ class Reader(HTMLParser):
 def cells(page: Path, title: str) -> list[str]:
     """The cells of a row of the first table."""
     table = page.read_text(encoding="utf-8").split("<tbody>")[1].split("</tbody>")[0]
-    row = next(line for line in table.split("<tr>") if title in line)
+    row = next(line for line in table.split("<tr>") if title in line.replace("&nbsp;", " "))
     return [re.sub("<[^>]+>", "", cell) for cell in re.findall("<td>(.*?)</td>", row)]
 
 

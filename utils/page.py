@@ -63,8 +63,8 @@ class Entry:
 
     @property
     def name(self) -> str:
-        """Its title with its marker, in HTML."""
-        return key(self.index) + _text(self.row.title)
+        """Its title with its marker, in HTML; a temperature stays on one line."""
+        return key(self.index) + _text(self.row.title).replace(" = ", "&nbsp;=&nbsp;")
 
     @property
     def first(self) -> dict[str, Any]:
