@@ -101,7 +101,8 @@ def write_page(dataset_dir: Path, verdicts: Sequence[str] = ()) -> Path:
     }
     title = f"Knowledge distillation on {_text(dataset_dir.name)}"
     page = dataset_dir / "report.html"
-    write_text(page, _document(title, _head(rows, verdicts), sections))
+    text = _document(title, _head(rows, verdicts), sections)
+    write_text(page, text.encode(errors="replace").decode())  # names of files need not be Unicode
     return page
 
 
@@ -134,8 +135,7 @@ def _fits(value: Any, shape: Any) -> bool:
 
 
 def _text(text: Any) -> str:
-    """Any value as HTML text; what is no Unicode becomes a question mark."""
-    return escape(str(text).encode(errors="replace").decode())
+    return escape(str(text))
 
 
 def _document(title: str, head: str, sections: Mapping[str, str]) -> str:

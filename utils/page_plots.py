@@ -179,8 +179,7 @@ def class_bars(classes: Iterable[tuple[str, float | None, float | None]], taught
             wide = (gain or 0) / widest * 50
             cells += _bar(" middle down" if wide < 0 else " middle up", 50 + min(wide, 0), abs(wide))
             cells += f"<td>{'-' if gain is None else f'{gain:+.1f}'}</td>"
-        text = escape(name.encode(errors="replace").decode())
-        lines.append(f'<tr><th scope="row">{text}</th>{cells}</tr>')
+        lines.append(f'<tr><th scope="row">{escape(name)}</th>{cells}</tr>')
     shown, folded = (
         f'<table class="bars"><thead><tr>{head}</tr></thead><tbody>{"".join(part)}</tbody></table>'
         for part in (lines[:FOLD], lines[FOLD:])
