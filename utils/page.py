@@ -396,6 +396,5 @@ def _recipe(entry: Entry) -> str:
 
 
 def _measured(evidence: Mapping[str, Any]) -> str:
-    threads = f", {evidence['threads']} threads" if isinstance(evidence.get("threads"), int) else ""
     speed = f"{evidence['throughput']:,.0f} images/s in batches of {evidence['throughput_batch']}"
-    return f"{evidence['device']}{threads}: {speed}"
+    return f"{evidence['device']}: {speed}"
