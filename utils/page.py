@@ -14,7 +14,7 @@ from typing import Any
 
 from utils.errors import UserError
 from utils.page_plots import Point, Series, class_bars, curves, key, reliability, scatter, short, summarise
-from utils.report import OF_A_SEED, Row, gain, read_rows, spread
+from utils.report import OF_A_SEED, Row, gain, read_rows, spread, verdicts
 from utils.results import NUMBER, ROLES, read_json
 from utils.storage import write_text
 
@@ -34,7 +34,7 @@ PROTOCOL = (
     "NLL: mean negative log-likelihood of the true class. ECE: expected calibration error, 15 bins of equal "
     "width (Guo et al. 2017, equation 3).",
     "Multiply-adds are per image. Latency is the median at batch 1 after warm-up, throughput that of the best "
-    "batch size. The file is the checkpoint that was measured; a last.pt holds the optimizer's state too.",
+    "batch size. The file size is that of the weights; a last.pt holds the optimizer's state too.",
 )
 # What the page reads of an evidence.json; a list names the kind of all its items.
 PERCENT = (NUMBER, type(None))
@@ -48,7 +48,8 @@ SHAPE = {
     "confused": [{"true": str, "predicted": str, "count": int, "share": NUMBER}],
     "mistakes": [{"index": int, "true": str, "predicted": str, "confidence": NUMBER}],
 }
-OF_TEACHER = dict.fromkeys(("agreement", "teacher_mistakes", "inherited", "mended", "spoilt"), NUMBER)
+OF_TEACHER = dict.fromkeys(("agreement", "teacher_mistakes"), NUMBER)
+OF_TEACHER |= dict.fromkeys(("inherited", "mended", "spoilt"), PERCENT)  # None for a perfect teacher
 OF_ALONE = {"per_class_gain": [PERCENT]}
 
 
@@ -79,11 +80,10 @@ class Entry:
 Columns = Mapping[str, Callable[[Entry], str]]
 
 
-def write_page(dataset_dir: Path, verdicts: Sequence[str] = ()) -> Path:
+def write_page(dataset_dir: Path) -> Path:
     """Write the page of all finished runs under `dataset_dir`; returns its path.
 
-    `verdicts` are sentences on what distillation gained, one a temperature. Raises UserError where there is no
-    finished run, and for a damaged file.
+    Raises UserError where there is no finished run, and for a damaged file.
     """
     rows = read_rows(dataset_dir)
     if not rows:
@@ -101,7 +101,7 @@ def write_page(dataset_dir: Path, verdicts: Sequence[str] = ()) -> Path:
     }
     title = f"Knowledge distillation on {_text(dataset_dir.name)}"
     page = dataset_dir / "report.html"
-    text = _document(title, _head(rows, verdicts), sections)
+    text = _document(title, _head(rows, verdicts(rows)), sections)
     write_text(page, text.encode(errors="replace").decode())  # names of files need not be Unicode
     return page
 
@@ -171,7 +171,7 @@ def _document(title: str, head: str, sections: Mapping[str, str]) -> str:
 """
 
 
-def _head(rows: Sequence[Row], verdicts: Sequence[str]) -> str:
+def _head(rows: Sequence[Row], sentences: Sequence[str]) -> str:
     names = {"teacher": "the teacher", "student": "the student alone", "kd": "the taught student"}
     parts = []
     for role in ROLES:
@@ -184,7 +184,7 @@ def _head(rows: Sequence[Row], verdicts: Sequence[str]) -> str:
             parts.append(f"{names[role]} ({size} parameters) {top1}&nbsp;%")
     images = next(iter(rows[0].configs.values()))["data"]["test"]
     lead = f'<p class="lead">Top-1 accuracy on {images:,} test images: {", ".join(parts)}.</p>'
-    said = "".join(f"<li>{_text(verdict)}</li>" for verdict in verdicts)
+    said = "".join(f"<li>{_text(sentence)}</li>" for sentence in sentences)
     return lead + (f'\n<ul class="verdicts" aria-label="What distillation gained">{said}</ul>' if said else "")
 
 
@@ -212,8 +212,9 @@ def _table(entries: Sequence[Entry]) -> str:
 
 
 def _spread(values: Sequence[float]) -> str:
-    """Mean ± standard deviation of the seeds that were measured, or nothing."""
-    return spread(values) if values else ""
+    """Mean ± standard deviation of the seeds that have a figure, or nothing."""
+    known = [value for value in values if value is not None]
+    return spread(known) if known else ""
 
 
 def _mean_as(form: Callable[[float], str], values: Sequence[float]) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from utils.errors import UserError
 from utils.plots import plot_comparison
 from utils.results import ROLES, RunDir
+from utils.statistics import Gain, paired_gain, verdict
 from utils.storage import write_text
 
 # Settings that differ between the seeds of a row (its teachers differ too), and those of distillation.
@@ -130,22 +131,52 @@ def spread(values: Sequence[float], digits: int = 2) -> str:
     return f"{statistics.mean(values):.{digits}f} ± {statistics.stdev(values):.{digits}f}"
 
 
-def gain(row: Row, rows: Iterable[Row]) -> str:
-    """Difference in top-1 to the same student alone with the same recipe and images, seed by seed."""
+def finished_runs(dataset_dir: Path) -> list[RunDir]:
+    """The run directories that the table is made from, teachers first. Raises UserError where there is none."""
+    rows = read_rows(dataset_dir)
+    if not rows:
+        raise UserError(f"{dataset_dir} holds no finished run", "python train.py --all")
+    return [RunDir(dataset_dir / row.name / f"seed{seed}") for row in rows for seed in sorted(row.tests)]
+
+
+def paired(row: Row, rows: Iterable[Row]) -> Gain | None:
+    """The gain in top-1 over the same student alone with the same recipe and images, seed by seed."""
     if row.identity["role"] != "kd":
-        return ""
+        return None
     for other in rows:
-        if other.identity["role"] == "student" and other.settings(*OF_KD) == row.settings(*OF_KD):
+        if other.identity["role"] == "student" and same_but_for_distillation(other.identity, row.identity):
             seeds = sorted(row.tests.keys() & other.tests.keys())
-            gains = [row.tests[seed]["top1"] - other.tests[seed]["top1"] for seed in seeds]
-            if gains:
-                deviation = f" ± {statistics.stdev(gains):.2f}" if len(gains) > 1 else ""
-                return f"{statistics.mean(gains):+.2f}{deviation}"
-    return ""
+            if seeds:
+                return paired_gain(*([each.tests[seed]["top1"] for seed in seeds] for each in (row, other)))
+    return None
+
+
+def gain(row: Row, rows: Iterable[Row]) -> str:
+    """The gain in points, ± its standard deviation over seeds; empty where there is nothing to compare with."""
+    found = paired(row, rows)
+    if found is None:
+        return ""
+    return f"{found.mean:+.2f}" + (f" ± {found.sd:.2f}" if found.sd is not None else "")
+
+
+def verdicts(rows: Sequence[Row]) -> list[str]:
+    """A sentence for each taught student: whether it gains, and how surely."""
+    taught = [row for row in rows if row.identity["role"] == "kd"]
+    several = len({row.identity["network"] for row in taught}) > 1
+    sentences = []
+    for row in taught:
+        found = paired(row, rows)
+        of = f" of {row.identity['network']}" if several else ""
+        if found is not None:
+            sentences.append(verdict(f"KD{of} at T = {row.identity['temp']:g}{row.note}", found))
+    return sentences
 
 
 def _page(dataset: str, rows: list[Row], compared: bool) -> Iterable[str]:
     yield f"# Knowledge distillation on {dataset}"
+    said = verdicts(rows)
+    if said:
+        yield "\n".join(f"- {sentence}." for sentence in said)
     yield table(rows)
     first = next(iter(rows[0].configs.values()))
     data, several = first["data"], any(len(row.tests) > 1 for row in rows)
@@ -155,6 +186,7 @@ def _page(dataset: str, rows: list[Row], compared: bool) -> Iterable[str]:
         f"Accuracy{over_seeds} on {data['test']:,} test images, read once, after the last epoch. Training had "
         f"{data['train']:,} images{curves}. Seconds are those of training alone. The gain compares runs of the "
         "same seed and recipe with and without a teacher."
+        + (" Its interval is that of the mean, by Student's t." if several and said else "")
     )
     if compared:
         yield "![Validation accuracy of all runs over epochs](comparison.png)"
