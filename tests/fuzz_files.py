@@ -96,7 +96,14 @@ class Reader:
         self.run = RunDir(next(place.glob("results/shapes/*/seed0")))
         self.part = folder._scan(place / "images/train", 32)
         self.cache = place / "images/.train-32px.pt"
-        self.files = [self.run.last, self.run.best, self.cache, self.run.config, self.run.test, self.run.history]
+        self.files = [
+            self.run.last,
+            self.run.best,
+            self.cache,
+            self.run.config,
+            self.run.figures,
+            self.run.history,
+        ]
         self.expected = {path: checksum(load_checkpoint(path)) for path in (self.run.last, self.run.best)}
         self.pixels = folder._read_cache(self.cache, self.part, 32).clone()
 

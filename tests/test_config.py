@@ -14,19 +14,19 @@ from utils.data.sources import SOURCES
 ROOT = Path(__file__).parents[1]
 
 TRAIN_FLAGS = """
-    help tto kd all teacher student
+    help tto kd all sweep teacher student
     dataset data-dir image-size limit val-size
     temp alpha teacher-checkpoint views teacher-cache teacher-cache-limit
     recipe epochs batch-size lr momentum weight-decay warmup schedule label-smoothing ema cutout eval-every
-    seed device precision cuda-graph compile results-dir resume overwrite debug
+    seed seeds device precision cuda-graph compile results-dir tensorboard resume overwrite debug
 """
 TEST_FLAGS = """
-    help tto kd checkpoint teacher student
+    help tto kd all checkpoint teacher student
     dataset data-dir image-size limit val-size
     temp
-    seed device precision results-dir debug
+    seed device precision results-dir export debug
 """
-BOOLEANS = ("compile", "tto", "kd", "all", "resume", "overwrite", "debug")
+BOOLEANS = ("sweep", "tensorboard", "compile", "tto", "kd", "all", "resume", "overwrite", "debug")
 
 
 def train(line: str = "") -> Config:
@@ -220,12 +220,41 @@ def test_the_long_recipe_has_four_times_the_epochs_of_either_role_and_nothing_el
     assert "--recipe long" in train("--kd --recipe long").command("teacher")
 
 
+def test_seeds_are_a_number_of_them_or_a_list_and_repeat_every_row():
+    assert train("--seeds 3").seeds == (0, 1, 2)
+    assert train("--seeds 4 2").seeds == (4, 2)
+    assert train("--seed 7").seeds == (7,)
+    assert train().seeds == (0,)
+    runs = [(run.role, run.seed, run.temp) for run in train("--all --seeds 2 --temp 5 20").runs()]
+    rows = [("teacher", 5.0), ("student", 5.0), ("kd", 5.0), ("kd", 20.0)]
+    assert runs == [(role, seed, temp) for seed in (0, 1) for role, temp in rows]
+    assert [str(run.teacher_path) for run in train("--kd --seeds 1 5").runs()] == [
+        f"results/cifar10/teacher-vgg19_bn/seed{seed}/last.pt" for seed in (1, 5)
+    ]
+
+
+def test_a_sweep_is_a_taught_student_for_each_point_of_the_grid_in_a_folder_of_its_own():
+    runs = train("--sweep --temp 2 5 --alpha 0.5 1 --seeds 2").runs()
+    assert len(runs) == 8
+    assert {run.role for run in runs} == {"kd"}
+    assert [str(run.run_dir) for run in runs[:2]] == [
+        "results/cifar10/sweep/kd-cnn-t2-a0.5/seed0",
+        "results/cifar10/sweep/kd-cnn-t2-a1/seed0",
+    ]
+    assert [(run.identity()["temp"], run.identity()["alpha"]) for run in runs[:4]] == [
+        (2, 0.5), (2, 1), (5, 0.5), (5, 1)
+    ]  # fmt: skip
+    default = train("--sweep")
+    assert (default.temps, default.alphas) == ((1, 2, 5, 10, 20), (0.5, 0.9, 1))
+    assert (train("--kd").alphas, train("--all").alphas) == ((0.9,), (0.9,))
+
+
 def test_views_and_kept_answers_are_of_students(problems):
     assert problems("--tto --views 4") == [
         "--views is for students: a teacher sees every image anew in each epoch"
     ]
     for flag in ("--teacher-cache off", "--teacher-cache-limit 1"):
-        assert problems(flag) == [f"{flag.split()[0]} needs --kd True or --all"]
+        assert problems(flag) == [f"{flag.split()[0]} needs --kd True, --all or --sweep"]
     assert train("--views 4").views == train("--kd --views 4 --teacher-cache off").views == 4
 
 
@@ -304,7 +333,7 @@ def test_abbreviations_are_refused(problems, word):
         ("--tto --all", "--tto and --all exclude each other"),
         ("--kd --all", "--kd and --all exclude each other"),
         ("--tto True --kd True --all", "--tto and --kd and --all exclude each other"),
-        ("--kd --temp 5 20", "several --temp values need train.py --all"),
+        ("--kd --temp 5 20", "several --temp values need train.py --all or --sweep"),
         ("--temp 5", "--temp needs --kd True or --all"),
         ("--tto --temp 5", "--temp needs --kd True or --all"),
         ("--alpha 0.5", "--alpha needs --kd True or --all"),
@@ -314,6 +343,11 @@ def test_abbreviations_are_refused(problems, word):
             "--teacher-checkpoint and --all exclude each other: --all trains its own teacher",
         ),
         ("--resume --overwrite", "--resume and --overwrite exclude each other"),
+        ("--kd --alpha 0.5 0.9", "several --alpha values need --sweep"),
+        ("--sweep --all", "--all and --sweep exclude each other"),
+        ("--sweep --val-size 0", "--sweep needs validation images: without --val-size 0"),
+        ("--seed 1 --seeds 3", "--seed and --seeds exclude each other"),
+        ("--seeds 0", "--seeds 0 is no seed at all: name how many, or two or more of them"),
         ("--image-size 64", "--image-size needs --dataset folder: the other datasets have a size of their own"),
     ],
 )
@@ -332,7 +366,14 @@ def test_flags_that_are_switched_off_contradict_nothing(line):
 def test_test_py_takes_one_network_only(problems):
     assert problems("--tto --kd", "test.py") == ["--tto and --kd exclude each other"]
     assert problems("--kd --checkpoint a.pt", "test.py") == ["--kd and --checkpoint exclude each other"]
-    assert problems("--kd --temp 5 20", "test.py") == ["several --temp values need train.py --all"]
+    assert problems("--all --export x", "test.py") == [
+        "--export and --all exclude each other: --all is every finished run of the dataset"
+    ]
+    assert problems("--all --seed 1", "test.py") == [
+        "--seed and --all exclude each other: --all is every finished run of the dataset"
+    ]
+    assert problems("--all --temp 5", "test.py") == ["--temp needs --kd True"]
+    assert problems("--kd --temp 5 20", "test.py") == ["several --temp values need train.py --all or --sweep"]
 
 
 @pytest.mark.parametrize("name", sorted(set(TRAIN_FLAGS.split()) - set(TEST_FLAGS.split())))
@@ -433,7 +474,7 @@ def test_the_student_has_the_same_recipe_with_and_without_a_teacher(dataset, typ
         {"student": "cnn_tiny"},
         {"seed": 1},
         {"temps": (6.0,)},
-        {"alpha": 0.3},
+        {"alphas": (0.3,)},
         {"epochs": 3},
         {"batch_size": 3},
         {"lr": 0.3},
@@ -560,7 +601,7 @@ def test_help_shows_the_objective_with_alpha_as_the_weight_of_the_distillation_t
 def test_the_examples_of_the_help_can_be_typed(program):
     lines = re.findall(rf"^  (python {re.escape(program)}.*)$", help_text(program), re.MULTILINE)
     roles = [parse(program, re.split(r" {2,}", line)[0].split()[2:], MODELS, SOURCES).role for line in lines]
-    expected = {"teacher", "student", "kd"} | ({"all"} if program == "train.py" else set())
+    expected = {"teacher", "student", "kd", "all"} | ({"sweep"} if program == "train.py" else set())
     assert set(roles) == expected
 
 

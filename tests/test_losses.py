@@ -123,4 +123,8 @@ def test_every_role_has_an_objective_that_says_what_it_is():
     texts = {}
     for run in parse("train.py", ["--all", "--temp", "5", "--alpha", "0.75"], MODELS, SOURCES).runs():
         texts[run.role] = str(OBJECTIVES[run.role](run))
-    assert texts == {"teacher": "CE", "student": "CE", "kd": "0.25 * CE + 0.75 * 5^2 * KL at T = 5"}
+    assert texts == {
+        "teacher": "CE",
+        "student": "CE",
+        "kd": "0.25 * CE + 0.75 * 5^2 * KL at T = 5 (weights 0.25 and 18.75)",
+    }

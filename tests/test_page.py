@@ -135,9 +135,8 @@ def test_runs_without_any_evidence_make_a_page_of_what_there_is(shapes):
 
 
 def test_no_text_becomes_markup(shapes):
-    reader = Reader(write_page(shapes, [f"KD gains {NASTY}"]))
+    reader = Reader(write_page(shapes))
     assert not reader.all("script")
-    assert f"KD gains {NASTY}" in reader.text
     assert f"python train.py --data-dir {NASTY}" in reader.text
     assert f"class 0 → {NASTY}: 31 (3.1 %)" in reader.text
     assert "results/<x>/last.pt, epoch 12" in reader.text
@@ -147,7 +146,7 @@ def test_no_text_becomes_markup(shapes):
 def test_a_name_that_is_no_unicode_leaves_a_readable_page(shapes):
     broken = evidence(class_names=["\udcff", "\ud800", "c", "d"])
     (shapes / "teacher-cnn/seed0/evidence.json").write_text(json.dumps(broken))
-    assert "?" in Reader(write_page(shapes, ["\udcff"])).text
+    assert "?" in Reader(write_page(shapes)).text
 
 
 def test_everything_is_within_the_file(shapes):
@@ -241,10 +240,8 @@ def test_without_validation_images_there_are_no_validation_curves(shapes):
 
 
 def test_verdicts_stand_above_the_table(shapes):
-    text = Reader(write_page(shapes, ["KD at T = 5 gains 4.5 points", "KD at T = 20 loses"])).text
-    assert (
-        text.index("KD at T = 5 gains 4.5 points") < text.index("KD at T = 20 loses") < text.index("agrees with")
-    )
+    text = Reader(write_page(shapes)).text
+    assert text.index("KD at T = 5 gains 4.") < text.index("KD at T = 20 gains 2.") < text.index("agrees with")
 
 
 def test_classes_stand_by_their_gain_or_by_their_accuracy_and_unknown_ones_last():
@@ -447,7 +444,7 @@ def test_a_browser_opens_the_page_without_complaint_and_asks_for_nothing_else(sh
 def test_nothing_is_wider_than_the_window(shapes, browser, width):
     long = {"class_names": ["a" * 80, "b c " * 20, "c", "d"], "device": "x" * 200, "checkpoint": "y" * 300}
     (shapes / "teacher-cnn/seed0/evidence.json").write_text(json.dumps(evidence(**long)))
-    browser.open(write_page(shapes, ["z" * 200]), width)
+    browser.open(write_page(shapes), width)
     assert browser.run("innerWidth") == width
     assert browser.run("document.documentElement.scrollWidth") <= width
     wide = (
@@ -497,7 +494,7 @@ CONTRAST = """
 @pytest.mark.parametrize("dark", [False, True])
 def test_text_and_marks_stand_out_in_light_and_dark(shapes, browser, dark):
     """WCAG 2.1, level AA: 4.5 to 1 for text, 3 to 1 for graphics (here times 1.5)."""
-    browser.open(write_page(shapes, ["KD gains"]), 1280, dark)
+    browser.open(write_page(shapes), 1280, dark)
     shade = browser.run("getComputedStyle(document.body).backgroundColor")
     assert (sum(map(int, re.findall(r"\d+", shade))) < 200) == dark
     found = browser.run(CONTRAST)

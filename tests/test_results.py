@@ -31,7 +31,7 @@ def finished(path, top1: float = 80.0, **identity) -> RunDir:
     write_json(run.config, config | {"objective": "CE", "device": "cpu", "command": "python train.py --all"})
     run.write_history(history())
     result = {"top1": top1, "top5": 99.0, "loss": 0.5, "images": 50, "parameters": 288_746, "epoch": 3}
-    write_json(run.test, result)
+    write_json(run.figures, result)
     return run
 
 
@@ -53,7 +53,7 @@ def test_a_finished_run_is_skipped_refused_or_overwritten_as_asked(tmp_path):
 
 def test_an_unfinished_run_is_resumed_only_when_asked(tmp_path):
     run = finished(tmp_path / "run")
-    run.test.unlink()
+    run.figures.unlink()
     run.last.touch()
     assert run.prepare(IDENTITY, resume=True, overwrite=False, skip_finished=False) == "resume"
     for skip in (False, True):
@@ -70,7 +70,7 @@ def test_a_run_of_other_settings_is_refused_with_what_differs(tmp_path, resume, 
 
 def test_a_lost_checkpoint_is_not_silently_started_again(tmp_path):
     run = finished(tmp_path / "run")
-    run.test.unlink()
+    run.figures.unlink()
     with pytest.raises(UserError, match=r"last\.pt is missing"):
         run.prepare(IDENTITY, resume=True, overwrite=False, skip_finished=False)
 
@@ -122,7 +122,9 @@ def test_the_table_shows_mean_deviation_and_paired_gain_over_seeds(tmp_path):
     text = write_report(tmp_path).read_text(encoding="utf-8")
     gains = [b - a for a, b in zip(alone, taught, strict=True)]
     expected = f"+{statistics.mean(gains):.2f} ± {statistics.stdev(gains):.2f}"
-    row = next(line for line in text.splitlines() if "KD at T = 5" in line)
+    # Differences 1.5, 1.0, 1.5; the quantile of t with 2 degrees of freedom is 4.302653: 0.6162 to 2.0504.
+    assert "- KD at T = 5 gains 1.3 ± 0.3 points (3 seeds, 95 % interval 0.6 to 2.1)." in text.splitlines()
+    row = next(line for line in text.splitlines() if "KD at T = 5 (3" in line)
     assert row.endswith(f"| 3 | 37 | {expected} |")
     assert f"**{statistics.mean(taught):.2f} ± {statistics.stdev(taught):.2f}**" in row
     assert "(3 seeds)" in row
@@ -143,7 +145,7 @@ def test_rows_stand_in_order_and_unfinished_runs_are_left_out(tmp_path):
     finished(tmp_path / "kd-cnn-t5" / "seed0", role="kd", temp=5.0)
     finished(tmp_path / "student-cnn" / "seed0")
     finished(tmp_path / "teacher-vgg11_bn" / "seed0", role="teacher", network="vgg11_bn")
-    finished(tmp_path / "kd-cnn-t9" / "seed0", role="kd", temp=9.0).test.unlink()
+    finished(tmp_path / "kd-cnn-t9" / "seed0", role="kd", temp=9.0).figures.unlink()
     page = write_report(tmp_path).read_text()
     names = [line.split("|")[1].strip() for line in page.splitlines() if line.startswith("|")][2:]
     students = ["student cnn, alone", "student cnn, KD at T = 5", "student cnn, KD at T = 20"]
@@ -208,7 +210,7 @@ def test_a_disk_that_fills_up_at_the_plot_of_all_runs_only_warns(tmp_path, monke
 
 def test_an_overwritten_run_loses_its_figures_before_its_settings(tmp_path, monkeypatch):
     run, removed = finished(tmp_path / "run"), []
-    monkeypatch.setattr(type(run.test), "unlink", lambda path, **_: removed.append(path.name))
+    monkeypatch.setattr(type(run.figures), "unlink", lambda path, **_: removed.append(path.name))
     run.clear()
     assert removed.index("test.json") < removed.index("config.json")
 

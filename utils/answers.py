@@ -123,7 +123,7 @@ def open_answers(
     except OSError as error:
         print(f"warning: {folder}: {error.strerror}", file=sys.stderr)
     there = sum(file.read(view) is not None for view in range(views))
-    text = f"{file.path}, {views} views of {file.record / 1e6:.1f} MB, {there} there already"
+    text = f"{file.path}, {views} views in {space / 1e6:.1f} MB, {there} there already"
     return Answers(teacher, batches, file, stop_if_asked), text
 
 
