@@ -187,7 +187,8 @@ class Config:
         """The same experiment in another role, with that role's recipe under the flags that were typed."""
         recipe = recipe_for(self.dataset, role, self.recipe)
         changes = {name: value for name, value in recipe.items() if name not in self.typed}
-        return replace(self, role=role, temps=self.temps if temp is None else (temp,), **changes)
+        temps = self.temps if temp is None else (temp,)
+        return replace(self, role=role, swept=False, temps=temps, **changes)
 
     def runs(self) -> list["Config"]:
         """A Config for each network that this command trains: seed by seed, and for each the teacher first."""

@@ -244,6 +244,7 @@ def test_a_sweep_is_a_taught_student_for_each_point_of_the_grid_in_a_folder_of_i
     assert [(run.identity()["temp"], run.identity()["alpha"]) for run in runs[:4]] == [
         (2, 0.5), (2, 1), (5, 0.5), (5, 1)
     ]  # fmt: skip
+    assert {run.teacher_path for run in runs} == {train(f"--kd --seed {seed}").teacher_path for seed in (0, 1)}
     default = train("--sweep")
     assert (default.temps, default.alphas) == ((1, 2, 5, 10, 20), (0.5, 0.9, 1))
     assert (train("--kd").alphas, train("--all").alphas) == ((0.9,), (0.9,))

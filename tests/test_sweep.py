@@ -1,0 +1,77 @@
+import json
+import re
+
+import pytest
+import torch
+from PIL import Image
+
+WORDS = "--dataset shapes --limit 300 --teacher cnn --student cnn_tiny --epochs 2".split()
+GRID = ["--sweep", "--temp", 2, 20, "--alpha", 0.5, 1]
+
+
+@pytest.fixture(scope="module")
+def swept(command, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("swept")
+    words = [*WORDS, "--results-dir", folder]
+    missing = command("train.py", *words, *GRID, check=2)
+    command("train.py", *words, "--tto")
+    return folder, missing.stderr, command("train.py", *words, *GRID).stdout
+
+
+def test_a_sweep_needs_a_teacher_and_names_the_command_for_it(swept):
+    assert swept[1].startswith("error: --sweep needs a trained teacher")
+    assert "python train.py --tto True" in swept[1]
+
+
+def test_every_point_is_ranked_by_the_validation_accuracy_of_its_last_epoch(swept):
+    folder, _, output = swept
+    page = (folder / "shapes/sweep/README.md").read_text()
+    rows = re.findall(r"\| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|", page)
+    assert {(temp, alpha) for temp, alpha, _ in rows} == {("2", "0.5"), ("2", "1"), ("20", "0.5"), ("20", "1")}
+    figures = [float(top1) for _, _, top1 in rows]
+    assert figures == sorted(figures, reverse=True)
+    for temp, alpha, top1 in rows:
+        run = folder / f"shapes/sweep/kd-cnn_tiny-t{temp}-a{alpha}/seed0"
+        last = (run / "history.csv").read_text().splitlines()[-1].split(",")
+        assert float(last[6]) == pytest.approx(float(top1), abs=0.01)
+        assert json.loads((run / "val.json").read_text())["images"] == 30
+    temp, alpha, _ = rows[0]
+    assert f"best in validation: --temp {temp} --alpha {alpha}" in output
+    assert (folder / "shapes/sweep/heatmap.png").stat().st_size > 5000
+
+
+def test_no_run_of_a_sweep_has_figures_of_test_images_or_gets_into_the_table(swept, command):
+    folder, _, output = swept
+    assert not list(folder.glob("shapes/sweep/**/test.json"))
+    assert "test: top-1" not in output
+    assert "kd-cnn" not in (folder / "shapes/README.md").read_text()
+
+
+def test_all_points_share_the_teachers_answers(swept):
+    _, _, output = swept
+    answers = re.findall(r"answers .*, (\d) there already", output)
+    assert answers == ["0", "2", "2", "2"]
+
+
+def test_a_sweep_goes_on_where_it_was_stopped(swept, command):
+    folder, _, _ = swept
+    words = [*WORDS, *GRID, "--results-dir", folder, "--resume"]
+    run = folder / "shapes/sweep/kd-cnn_tiny-t20-a0.5/seed0"
+    before = torch.load(run / "last.pt", weights_only=True)["sha256"]
+    for name in ("val.json", "last.pt", "best.pt", "history.csv"):
+        (run / name).unlink()
+    done = command("train.py", *words)
+    assert done.stdout.count("finished already") == 3
+    assert torch.load(run / "last.pt", weights_only=True)["sha256"] == before
+
+
+def test_so_few_images_that_none_are_held_out_are_refused(swept, command, tmp_path):
+    for part in ("train", "test"):
+        for name in ("cat", "dog"):
+            (tmp_path / part / name).mkdir(parents=True)
+            for number in range(2):
+                Image.new("RGB", (32, 32), (40 * number, 0, 0)).save(tmp_path / part / name / f"{number}.png")
+    words = ["--dataset", "folder", "--data-dir", tmp_path, "--results-dir", tmp_path / "results", "--sweep"]
+    teacher = swept[0] / "shapes/teacher-cnn/seed0/last.pt"
+    done = command("train.py", *words, "--teacher-checkpoint", teacher, check=2)
+    assert done.stderr.startswith("error: --sweep needs validation images")
