@@ -1,7 +1,7 @@
-# make demo    a table of teacher, student and taught student on embedded images, in minutes
+# make demo    table and report page of teacher, student and taught students on embedded images, in minutes
 # make test    ruff and pytest
 # make lint    ruff alone          make format    let ruff rewrite
-# make bench   speed beside the loop that most projects have
+# make bench   speed beside the loop that most projects have, and where the time of the demo goes
 # Each makes the virtual environment .venv first where it is not there.
 
 PYTHON ?= python3
@@ -12,6 +12,7 @@ RUN := $(VENV)/bin/python
 
 demo: $(VENV)/.installed
 	$(RUN) train.py --all --dataset shapes --resume
+	$(RUN) test.py --all --dataset shapes
 
 test: lint
 	$(RUN) -m pytest
@@ -26,6 +27,8 @@ format: $(VENV)/.installed-tests
 
 bench: $(VENV)/.installed
 	$(RUN) -m benchmarks.throughput
+	$(RUN) -m benchmarks.table
+	$(RUN) -m benchmarks.scaling
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \

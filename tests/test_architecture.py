@@ -26,8 +26,12 @@ ALLOWED = {
         *("torch", "safetensors", "onnxruntime"),
         *("utils.checkpoint", "utils.data", "utils.device", "utils.metrics", *LEAVES),
     },
-    "utils/page": {"utils.page_plots", "utils.report", "utils.results", *LEAVES},
-    "utils/page_plots": {"utils.plots"},
+    "utils/page": {"utils.page", "utils.plots", "utils.report", "utils.results", *LEAVES},
+    "utils/assessment": {
+        *("torch", "utils.checkpoint", "utils.console", "utils.data", "utils.deployment", "utils.device"),
+        *("utils.evidence", "utils.pictures", "utils.report", "utils.results", "utils.run", *LEAVES),
+    },
+    "utils/sweep": {"utils.plots", "utils.results", *LEAVES},
 }
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 
 from utils.errors import UserError
 from utils.page import write_page
-from utils.page_plots import FOLD, Point, Scale, Series, class_bars, curves, reliability, scatter, short, summarise
+from utils.page.plots import FOLD, Point, Scale, Series, class_bars, curves, reliability, scatter, short, summarise
 
 REFERENCE = Path(__file__).parent.parent / "results" / "reference" / "shapes"
 NASTY = "<script>alert(\"1\")</script> & 'co'"
