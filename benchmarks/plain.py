@@ -60,6 +60,18 @@ def plain_epoch(
     tips: bool = False,
 ) -> float:
     """Train one epoch, with KD at T = 5 and alpha = 0.9 where there is a teacher; returns the mean loss."""
+    with usual_kernels(tips):
+        return _epoch(model, loader, device, teacher, tips)
+
+
+def usual_kernels(tips: bool):
+    """cuDNN as such loops leave it; ours is set for the whole process (see `utils.device`)."""
+    return torch.backends.cudnn.flags(enabled=True, benchmark=tips, deterministic=False, allow_tf32=True)
+
+
+def _epoch(
+    model: nn.Module, loader: DataLoader, device: torch.device, teacher: nn.Module | None, tips: bool
+) -> float:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4, nesterov=True)
     autocast = torch.autocast("cuda", torch.bfloat16, enabled=tips and device.type == "cuda")
     layout = torch.channels_last if tips else torch.contiguous_format
@@ -88,6 +100,7 @@ def plain_evaluation(model: nn.Module, loader: DataLoader, device: torch.device)
     """Accuracy of `model` in percent."""
     model.eval()
     hits = 0
-    for images, labels in loader:
-        hits += (model(images.to(device)).argmax(1) == labels.to(device)).sum().item()
+    with usual_kernels(False):
+        for images, labels in loader:
+            hits += (model(images.to(device)).argmax(1) == labels.to(device)).sum().item()
     return 100 * hits / len(loader.dataset)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from benchmarks.throughput import Bench, wait
 from models import MODELS
+from utils.cuda_graph import WARM_UP
 from utils.device import Compute
 
 IMAGES = (1024, 2048, 4096, 8192)
@@ -21,15 +22,15 @@ SLACK = 1.1  # a point that costs more than this times the cheapest one, per ima
 
 
 def seconds(bench: Bench, work: Callable[[], object], repeats: int) -> float:
-    """Median seconds of `work`, after one that warms up."""
+    """Median seconds of `work`, after as many as a CUDA graph needs before it is replayed."""
     taken = []
-    for _ in range(repeats + 1):
+    for _ in range(WARM_UP + 1 + repeats):
         wait(bench.compute)
         started = time.perf_counter()
         work()
         wait(bench.compute)
         taken.append(time.perf_counter() - started)
-    return statistics.median(taken[1:])
+    return statistics.median(taken[-repeats:])
 
 
 def print_points(title: str, points: dict[int, float], images: Callable[[int], int]) -> None:

@@ -220,12 +220,15 @@ def host_and_device(bench: Bench, model: str, steps: int = 100) -> dict[str, flo
     return {"host": 1000 * host / steps, "device": 1000 * (time.perf_counter() - started) / steps}
 
 
-def print_table(lines: list[Line], product: float) -> None:
+def print_table(lines: list[Line], product: float, fp32: bool) -> None:
+    """`fp32`: the product was measured in the precision of the plain loop, and is a measure for it."""
     by_name = {line.name: line for line in lines}
     print(f"{'':28} {'images/s':>10} {'lowest-highest':>18} {'ratio':>7} {'of matmul':>10}")
     for line in lines:
         ratio = f"{line.rate / by_name[line.against].rate:.2f}x" if line.against else ""
-        share = f"{line.rate * line.gflop / product:.0%}" if line.gflop else ""
+        share = (
+            f"{line.rate * line.gflop / product:.0%}" if line.gflop and (fp32 or "plain" not in line.name) else ""
+        )
         spread = f"{min(line.rates):,.0f}-{max(line.rates):,.0f}"
         print(f"{line.name:28} {line.rate:>10,.0f} {spread:>18} {ratio:>7} {share:>10}")
 
@@ -246,7 +249,7 @@ def main() -> None:
         lines, product = measure(bench, args.teacher, args.student, args.repeats)
         print(f"{compute}; batches of {args.batch_size}; KD {args.teacher} -> {args.student}; ", end="")
         print(f"matrix product {product:,.0f} GFLOP/s\n")
-        print_table(lines, product)
+        print_table(lines, product, compute.precision == "fp32")
         steps = {}
         if compute.device.type == "cuda":
             steps = {name: host_and_device(bench, name) for name in (args.teacher, args.student)}

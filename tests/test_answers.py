@@ -253,6 +253,17 @@ def test_the_answers_used_longest_ago_make_room_and_nothing_else_does(tmp_path, 
     assert paths[0].name in capsys.readouterr().out
 
 
+def test_what_a_longer_run_kept_counts_towards_the_limit(tmp_path):
+    for seed, views in ((0, 60), (1, 60)):
+        answers = opened(tmp_path, teacher(), served(seed=seed, views=views))
+        for view in range(views):
+            answers.file.write(view, values(view))
+    need = HEADER + 3 * (16 + 70 * 4 * 2)
+    taken = [path.stat().st_blocks * 512 for path in sorted(tmp_path.glob("*.answers"))]
+    opened(tmp_path, teacher(), served(seed=1), limit=(taken[0] + need) / 1e9)
+    assert len(list(tmp_path.glob("*.answers"))) == 1
+
+
 def test_answers_that_cannot_be_written_are_used_all_the_same(tmp_path, capsys):
     folder = tmp_path / "file"
     folder.write_text("in the way")

@@ -87,7 +87,8 @@ def test_test_py_repeats_the_figures_of_the_training(table, command, role):
     before = json.loads((run / "test.json").read_text())
     nets = ["--teacher", "cnn", "--student", "cnn_tiny"]
     done = command("test.py", *role, "--dataset", "shapes", *nets, "--results-dir", results)
-    assert json.loads(done.stdout.splitlines()[-1]) == before == json.loads((run / "test.json").read_text())
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert before == json.loads((run / "test.json").read_text()) == {name: found[name] for name in before}
 
 
 def test_test_py_needs_nothing_but_the_checkpoint_and_leaves_the_run_alone(table, command, tmp_path):
@@ -100,7 +101,8 @@ def test_test_py_needs_nothing_but_the_checkpoint_and_leaves_the_run_alone(table
     done = command("test.py", "--checkpoint", lonely)
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["images"] == 300
-    assert json.loads(lonely.with_suffix(".test.json").read_text()) == result
+    figures = json.loads(lonely.with_suffix(".test.json").read_text())
+    assert figures == {name: result[name] for name in figures}
     done = command("test.py", "--checkpoint", best, "--limit", 100)
     assert json.loads(done.stdout.splitlines()[-1])["images"] == 100
     assert test_json.read_bytes() == before

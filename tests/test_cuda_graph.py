@@ -1,4 +1,5 @@
 import copy
+import math
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import utils.trainer
 from utils.cuda_graph import WARM_UP, GraphedStep
 from utils.device import Compute
 from utils.losses import CrossEntropy, Distillation
+from utils.teacher import Teacher
 from utils.trainer import Schedule, Training, fit
 
 
@@ -36,6 +38,7 @@ def graphs_on_the_cpu(monkeypatch):
         rates = [group["lr"] for group in graphed.step.training.optimizer.param_groups]
         return [*view, *([] if answers is None else [answers]), *rates, graphed.indices]
 
+    monkeypatch.setattr(GraphedStep, "broken", False)
     monkeypatch.setattr(utils.cuda_graph, "capture", capture)
     monkeypatch.setattr(utils.cuda_graph, "on_side_stream", lambda work: work())
     return captures, replays
@@ -103,21 +106,32 @@ def test_the_learning_rate_in_a_file_is_a_number(graphs_on_the_cpu, monkeypatch)
     assert all(type(group["lr"]) is float for group in state.state_dict()["optimizer"]["param_groups"])
 
 
-def on_cuda(cuda_graph: bool, precision: str, ema: float, guard=None) -> Training:
+def on_cuda(
+    cuda_graph: bool, precision: str, ema: float, taught: str = "", guard=None, compiled=False
+) -> Training:
+    """Train on CUDA with cutout; `taught` is "", "live" or "kept"."""
     compute = Compute.choose("cuda", precision)
     train = batches(330, 32)
-    train.image_set = train.image_set.to(compute.device)
+    train.image_set, train.cutout = train.image_set.to(compute.device), 8
     state = Training(compute.place(network()), Schedule(3, len(train), lr=0.05, ema=ema))
+    model = compute.place(network(seed=7)).eval().requires_grad_(False)
+    teacher = Teacher(model, compute, "toy", "", "", None) if taught == "live" else None
+    tables = [torch.randn(330, 4, generator=torch.Generator().manual_seed(n)).half().cuda() for n in range(3)]
+    answers = (lambda view: tables[view].clone()) if taught == "kept" else None
+    objective = Distillation(0.9, 4.0) if taught else CrossEntropy()
     checks = {"stop_if_asked": guard(len(train))} if guard else {}
-    list(fit(state, CrossEntropy(), train, None, compute, cuda_graph=cuda_graph, **checks))
+    more = {"cuda_graph": cuda_graph, "compiled": compiled, **checks}
+    list(fit(state, objective, train, None, compute, teacher, answers, **more))
     return state
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("taught", ["", "live", "kept"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("ema", [0.0, 0.9])
-def test_a_captured_training_has_the_weights_statistics_and_momentum_of_the_eager_one(precision, ema):
-    captured, eager = (on_cuda(graph, precision, ema) for graph in (True, False))
+def test_a_captured_training_has_the_weights_statistics_and_momentum_of_the_eager_one(precision, ema, taught):
+    captured, eager = (on_cuda(graph, precision, ema, taught) for graph in (True, False))
+    assert not GraphedStep.broken
     tolerance = {"rtol": 1e-4, "atol": 1e-5} if precision == "fp32" else {"rtol": 0.02, "atol": 0.002}
     for one, other in ((captured.model, eager.model), (captured.result, eager.result)):
         for name, tensor in one.state_dict().items():
@@ -130,9 +144,37 @@ def test_a_captured_training_has_the_weights_statistics_and_momentum_of_the_eage
 
 
 @pytest.mark.gpu
+def test_a_compiled_network_can_be_captured():
+    compiled, plain = (on_cuda(True, "fp32", 0.0, compiled=each) for each in (True, False))
+    assert not GraphedStep.broken
+    losses = [[record.train_loss for record in state.history] for state in (compiled, plain)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-2)
+
+
+@pytest.mark.gpu
+def test_on_cuda_too_a_failed_capture_only_costs_speed(monkeypatch, capsys):
+    expected = on_cuda(False, "fp32", 0.0)
+    monkeypatch.setattr(GraphedStep, "broken", False)
+    real = utils.trainer.Step.__call__
+
+    def waits(step, indices):
+        real(step, indices)
+        if torch.cuda.is_current_stream_capturing():
+            step.meter.sums.tolist()  # to wait is forbidden within a capture
+
+    monkeypatch.setattr(utils.trainer.Step, "__call__", waits)
+    state = on_cuda(True, "fp32", 0.0)
+    assert "no CUDA graph" in capsys.readouterr().err
+    for record, other in zip(state.history, expected.history, strict=True):
+        assert record.train_loss == pytest.approx(other.train_loss, rel=1e-3)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("taught", ["", "live", "kept"])
 @pytest.mark.parametrize("ema", [0.0, 0.9])
 @pytest.mark.parametrize("cuda_graph", [True, False])
-def test_no_step_waits_for_the_device(cuda_graph, ema):
+def test_no_step_waits_for_the_device(monkeypatch, cuda_graph, ema, taught):
+    monkeypatch.setattr(utils.trainer, "LOOK_EVERY", math.inf)  # a look waits, a few times a second
     calls = []
 
     def guard(steps):
@@ -144,7 +186,7 @@ def test_no_step_waits_for_the_device(cuda_graph, ema):
         return check
 
     try:
-        on_cuda(cuda_graph, "bf16", ema, guard)
+        on_cuda(cuda_graph, "bf16", ema, taught, guard)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert len(calls) == 33

@@ -24,6 +24,7 @@ from utils import storage
 from utils.checkpoint import load_checkpoint
 from utils.program import run
 from utils.results import RunDir
+from utils.saver import Saver
 from utils.storage import read_tensors, write_tensors
 
 ROOT = Path(__file__).parent.parent
@@ -46,15 +47,15 @@ def few_shapes():
 def stopped(few_shapes, tmp_path_factory) -> Path:
     """Results of a training that was stopped after two of three epochs."""
     results = tmp_path_factory.mktemp("stopped")
-    real = utils.run._save_epoch
+    real = Saver.epoch_done
 
-    def save_and_stop(run_dir, training, content):
-        real(run_dir, training, content)
-        if training.epoch == 2:
+    def save_and_stop(saver, record):
+        real(saver, record)
+        if record.epoch == 2:
             raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(utils.run, "_save_epoch", save_and_stop)
+        patch.setattr(Saver, "epoch_done", save_and_stop)
         assert run(train.main, [*FLAGS, "--results-dir", str(results)]) == 130
     return results
 
@@ -272,17 +273,17 @@ def test_a_signal_during_a_save_ends_after_the_save(tmp_path, capsys, monkeypatc
 def test_the_resume_command_is_a_command(tmp_path, capsys, monkeypatch):
     words = [*FLAGS, "--results-dir", str(tmp_path), "--overwrite=True"]
     monkeypatch.setattr(train, "shlex", type("Join", (), {"join": staticmethod(lambda line: "\n".join(line))}))
-    real = utils.run._save_epoch
+    real = Saver.epoch_done
 
     def save_and_signal(*arguments):
         real(*arguments)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(utils.run, "_save_epoch", save_and_signal)
+    monkeypatch.setattr(Saver, "epoch_done", save_and_signal)
     assert run(train.main, words) == 143
     restore_signals()
     again = capsys.readouterr().err.split("go on with: ")[1].split("\n")[2:-1]
-    monkeypatch.setattr(utils.run, "_save_epoch", real)
+    monkeypatch.setattr(Saver, "epoch_done", real)
     assert run(train.main, again) == 0
     assert "resumed    after epoch 1 of 3" in capsys.readouterr().out
 

@@ -7,7 +7,7 @@ import sys
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +47,8 @@ class Answers:
         answers = self.unkept.get(view)
         if answers is None:
             answers = self.file.read(view)
+            with suppress(OSError):
+                os.utime(self.file.path)  # used just now: not the one to make room
         if answers is None:
             with self._alone():
                 answers = self.file.read(view)  # perhaps another process has made them meanwhile
@@ -58,20 +60,19 @@ class Answers:
     def make(self, view: int) -> Tensor:
         """Ask the teacher about all images of a view: float16 [N, C] on the CPU."""
         started, images = time.perf_counter(), self.batches.image_set
-        answers = torch.empty(len(images), images.num_classes, dtype=torch.float16, device=self.batches.device)
         size = max(1, ANSWER_BATCH[self.batches.device.type] * 32**2 // images.image_size**2)
-        shown = self.batches.view(view)
+        shown, answers = self.batches.view(view), []
         parts = torch.arange(len(images), device=self.batches.device).split(size)
         label, quiet = f"teacher's answers to view {view + 1}", not sys.stdout.isatty()
         for indices in tqdm(parts, label, leave=False, disable=quiet, file=sys.stdout, unit=" batches"):
             logits = self.teacher(self.batches.serve(indices, shown))
-            answers[indices] = logits.clamp(-LARGEST, LARGEST).half()
+            answers.append(logits.clamp(-LARGEST, LARGEST).half())
             self.stop_if_asked()
-        answers = answers.cpu()
+        kept = torch.cat(answers).cpu()
         seconds = time.perf_counter() - started
         if seconds > SHOWN_AFTER:
             tqdm.write(f"{label}: {len(images):,} images in {seconds:.1f} s", file=sys.stdout)
-        return answers
+        return kept
 
     def _keep(self, view: int, answers: Tensor) -> None:
         try:
@@ -119,7 +120,7 @@ def open_answers(
         return None, f"live: {views} views take {space / 1e9:.2f} GB, more than --teacher-cache-limit {limit:g}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _make_room(folder, file.path, limit * 1e9 - space)
+        _make_room(folder, file.path, space, limit * 1e9)
     except OSError as error:
         print(f"warning: {folder}: {error.strerror}", file=sys.stderr)
     there = sum(file.read(view) is not None for view in range(views))
@@ -127,17 +128,19 @@ def open_answers(
     return Answers(teacher, batches, file, stop_if_asked), text
 
 
-def _make_room(folder: Path, keep: Path, space: float) -> None:
-    """Remove the answers that were used longest ago until those beside `keep` take at most `space` bytes."""
-    if keep.exists():
-        os.utime(keep)
-    others = [(path.stat(), path) for path in folder.glob(f"*{SUFFIX}") if path != keep]
-    taken = sum(state.st_blocks * 512 for state, _ in others)  # on disk: the files have holes
-    for state, path in sorted(others, key=lambda other: other[0].st_mtime):
-        if taken > space:
+def _make_room(folder: Path, keep: Path, need: float, limit: float) -> None:
+    """Remove the answers used longest ago until `keep`, which may grow to `need` bytes, and the others fit."""
+    found = {}
+    for path in folder.glob(f"*{SUFFIX}"):
+        with suppress(FileNotFoundError):  # another process has just removed it
+            found[path] = path.stat()
+    taken = {path: state.st_blocks * 512 for path, state in found.items()}  # on disk: the files have holes
+    taken[keep] = max(need, taken.get(keep, 0))
+    for path in sorted(found, key=lambda path: found[path].st_mtime):
+        if path != keep and sum(taken.values()) > limit:
             print(f"note: {path} is removed to stay within --teacher-cache-limit")
             path.unlink(missing_ok=True)
-            taken -= state.st_blocks * 512
+            del taken[path]
 
 
 class AnswerFile:

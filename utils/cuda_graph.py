@@ -1,5 +1,6 @@
 """A step of training captured as one CUDA graph: the host gives one order a step instead of hundreds."""
 
+import functools
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -13,14 +14,20 @@ WARM_UP = 3  # steps before the capture: kernels are chosen and optimizer state 
 def capture(work: Callable[[], None]) -> Callable[[], None]:
     """Record what `work` does on the CUDA device, without doing it; returns what does it."""
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    # The outer stream comes back whatever happens: some versions of torch leave the capture's after a failure.
+    with torch.cuda.stream(torch.cuda.current_stream()), torch.cuda.graph(graph):
         work()
     return graph.replay
 
 
+@functools.cache  # each stream has a workspace of its own for matrix products
+def side_stream(_device: int) -> torch.cuda.Stream:
+    return torch.cuda.Stream()
+
+
 def on_side_stream(work: Callable[[], None]) -> None:
     """Do `work` on a CUDA stream of its own: what is before a capture must not be bound to the usual one."""
-    stream = torch.cuda.Stream()
+    stream = side_stream(torch.cuda.current_device())
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         work()
@@ -35,11 +42,13 @@ class GraphedStep:
     run as they are: they are the warm-up that a capture needs, and nothing has to be undone after it.
     """
 
+    broken = False  # after a capture that failed, torch's allocator may refuse another in the same process
+
     def __init__(self, step: Any):
         self.step = step
         self.indices: Tensor | None = None  # of a whole batch, int64 [B]
         self.replay: Callable[[], None] | None = None
-        self.warm_up_left, self.possible = WARM_UP, True
+        self.warm_up_left = WARM_UP
         for group in step.training.optimizer.param_groups:
             group["lr"] = torch.tensor(float(group["lr"]), device=step.compute.device)
 
@@ -60,7 +69,7 @@ class GraphedStep:
             answers.copy_(new_answers)
 
     def __call__(self, indices: Tensor) -> None:
-        if len(indices) != self.step.train.batch_size or not self.possible:
+        if len(indices) != self.step.train.batch_size or self.broken:
             self.step(indices)
         elif self.warm_up_left:
             self.warm_up_left -= 1
@@ -76,13 +85,13 @@ class GraphedStep:
         try:
             self.replay = capture(lambda: self.step(self.indices))
         except RuntimeError as error:
-            self.possible = False
+            GraphedStep.broken = True
             self.step.training.optimizer.zero_grad()  # gradients of half a step
-            reason = " ".join(str(error).split())[:120]
+            reason = " ".join(str(error.__context__ or error).split())[:120]  # the context is the first error
             print(f"note: no CUDA graph, steps run one kernel at a time ({reason})", file=sys.stderr)
-        return self.possible
+        return not self.broken
 
 
 def graphed(step: Any) -> Any:
     """`step` as a graph where its device has graphs, else itself."""
-    return GraphedStep(step) if step.compute.device.type == "cuda" else step
+    return GraphedStep(step) if step.compute.device.type == "cuda" and not GraphedStep.broken else step

@@ -31,6 +31,8 @@ class Compute:
                 raise UserError(
                     f"--device {device}: this machine has {count} CUDA device(s)", "the first is cuda:0"
                 )
+            if chosen.index is not None:
+                torch.cuda.set_device(chosen)  # streams and graphs are made on the current device
             torch.backends.cudnn.benchmark = True
             torch.backends.cudnn.deterministic = True
         if precision == "auto":

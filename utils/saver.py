@@ -31,15 +31,16 @@ class Saver:
         """Write the state after this epoch, or copy it to be written later."""
         training = self.training
         content = self.content | {"epoch": training.epoch, "metrics": asdict(training.history[-1])}
-        weights = training.result.state_dict()
+        finished = training.epoch == training.schedule.epochs
+        now = finished or time.monotonic() - self.written_at >= self.every
+        weights, state = training.result.state_dict(), training.state_dict()
+        if not now:  # the next epoch changes them
+            weights, state = map_tensors((weights, state), lambda tensor: tensor.detach().clone())
         if training.epoch == training.best_epoch:
             self.unwritten["best"] = weights, content
-        self.unwritten["last"] = weights, content | training.state_dict()
-        finished = training.epoch == training.schedule.epochs
-        if finished or time.monotonic() - self.written_at >= self.every:
+        self.unwritten["last"] = weights, content | state
+        if now:
             self.write()
-        else:
-            self.unwritten = map_tensors(self.unwritten, lambda tensor: tensor.detach().clone())
 
     def write(self) -> None:
         """Write what is not on disk yet; best.pt first: last.pt never tells of a best that is not there."""

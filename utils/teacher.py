@@ -49,7 +49,7 @@ def load_teacher(path: Path, name: str, dataset: Dataset, compute: Compute, buil
     """
     kept = load_checkpoint(path, plain=True)
     if "model_name" not in kept:
-        kept |= dataset.describe() | {"model_name": name, "sha256": weights_sha256(kept["model"])}
+        kept |= dataset.describe() | {"model_name": name}
     for key, value in (("class_names", list(dataset.train.class_names)), ("image_size", dataset.train.image_size)):
         if kept[key] != value:
             hint = "train a teacher on this dataset, or name another --teacher-checkpoint"
@@ -67,7 +67,9 @@ def load_teacher(path: Path, name: str, dataset: Dataset, compute: Compute, buil
     if "config" in kept and kept["config"].get("data") != dataset.fingerprints["data"]:
         text = "its training may have had images that are held out here"
         print(f"warning: the teacher {path} was trained on other images: {text}", file=sys.stderr)
-    return Teacher(model, compute, kept["model_name"], kept["sha256"], description, rescale)
+    # Computed, not read: weights that were changed in the file must not find answers of those before.
+    sha256 = weights_sha256(kept["model"])
+    return Teacher(model, compute, kept["model_name"], sha256, description, rescale)
 
 
 def fold_batch_norm(model: nn.Module) -> nn.Module:

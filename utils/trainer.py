@@ -209,9 +209,9 @@ def fit(
     run = graphed(step) if cuda_graph else step
     epochs = training.schedule.epochs
     for epoch in range(training.epoch, epochs):
-        started = time.perf_counter()
         number = train.view_number(epoch)
         run.shown = train.view(number), answers(number) if answers is not None else None
+        started = time.perf_counter()  # not before: who makes the answers must not seem slower than who reads them
         metrics = _train_epoch(epoch, step, run, on_progress, stop_if_asked)
         seconds = time.perf_counter() - started
         measured = Metrics(None, None, None)
@@ -240,7 +240,7 @@ def _train_epoch(epoch: int, step: Step, run: Callable[[Tensor], None], on_progr
             on_progress(epoch, number + 1, metrics)
             next_look = time.perf_counter() + LOOK_EVERY
     # A step can spoil weights or statistics after its own loss was fine; a sum of norms finds any such value.
-    norms = torch.stack([tensor.norm() for tensor in _floats(training.result)])
+    norms = torch.stack(torch._foreach_norm(_floats(training.result)))
     metrics = meter.read()
     _require_finite(metrics.loss + norms.sum().item(), epoch, training.schedule.lr)
     return metrics
