@@ -74,7 +74,9 @@ DEFAULTS = {
     "shapes": DatasetDefaults("cnn", "cnn_tiny", Recipe(20, batch_size=64), Recipe(12, batch_size=64)),
 }
 LONGER = 4  # times the epochs with --recipe long, of which distillation gains more than plain training
+ALPHA = 0.9  # of which a run's name does not tell
 TEMPS = {"all": (5.0, 20.0), "sweep": (1.0, 2.0, 5.0, 10.0, 20.0)}  # by role, where none are typed
+MOST_SEEDS = 1000
 ALPHAS_OF_A_SWEEP = (0.5, 0.9, 1.0)
 RECIPE_FLAGS = tuple(field.name for field in fields(Recipe))
 
@@ -170,9 +172,9 @@ class Config:
     def run_dir(self) -> Path:
         """For instance `results/cifar10/kd-cnn-t5/seed0`, and `.../sweep/kd-cnn-t5-a0.9/seed0` within a sweep."""
         name = f"{self.role}-{self.network}" + (f"-t{number(self.temp)}" if self.role == "kd" else "")
-        if self.swept:
-            return self.sweep_dir / f"{name}-a{number(self.alpha)}" / f"seed{self.seed}"
-        return self.dataset_dir / name / f"seed{self.seed}"
+        if self.role == "kd" and (self.swept or self.alpha != ALPHA):
+            name += f"-a{number(self.alpha)}"
+        return (self.sweep_dir if self.swept else self.dataset_dir) / name / f"seed{self.seed}"
 
     @property
     def sweep_dir(self) -> Path:
@@ -211,7 +213,7 @@ class Config:
     def recipe_text(self) -> str:
         """The recipe in one line."""
         parts = [
-            f"{self.epochs} epochs of batches of {self.batch_size}",
+            f"{self.epochs} epoch{'s' * (self.epochs > 1)} of batches of {self.batch_size}",
             f"SGD with Nesterov momentum {self.momentum:g}, weight decay {self.weight_decay:g}",
             f"lr {self.lr:g}, {self.warmup:.0%} warm-up, {self.schedule} decay",
         ]
@@ -221,7 +223,16 @@ class Config:
 
     def command(self, role: str) -> str:
         """The shortest train.py command for `role` in this experiment, ready to paste."""
-        words = {"teacher": ["--tto", "True"], "kd": ["--kd", "True", "--temp", number(self.temp)]}.get(role, [])
+        roles = {
+            "teacher": ["--tto", "True"],
+            "kd": ["--kd", "True", "--temp", number(self.temp)],
+            "all": ["--all"],
+        }
+        words = list(roles.get(role, []))
+        if role == "kd" and self.alpha != ALPHA:
+            words += ["--alpha", number(self.alpha)]
+        if "seeds" in self.typed:  # a single number after --seeds is how many
+            words += ["--seeds" if len(self.seeds) > 1 else "--seed", *map(str, self.seeds)]
         for name in PLACE_FLAGS:
             if name in self.typed and (role, name) not in (("teacher", "student"), ("student", "teacher")):
                 flag, value = f"--{name.replace('_', '-')}", str(getattr(self, name))
@@ -331,6 +342,7 @@ class Flag:
 def flag_groups(models: Collection[str], datasets: Collection[str]) -> dict[str, list[Flag]]:
     """Every flag, once. A group or a flag that test.py lacks is named in `TRAIN_ONLY`."""
     positive = real(lambda value: value > 0, "above 0")
+    temperature = real(lambda value: 0.01 <= value <= 10_000, "from 0.01 to 10000")
     portion = real(lambda value: 0 <= value <= 1, "from 0 to 1")
     below_one = real(lambda value: 0 <= value < 1, "from 0 to below 1")
     not_negative = real(lambda value: value >= 0, "of at least 0")
@@ -378,7 +390,7 @@ def flag_groups(models: Collection[str], datasets: Collection[str]) -> dict[str,
         "distillation": [
             Flag(
                 "temp",
-                positive,
+                temperature,
                 "T",
                 "temperature; --all and --sweep take several (default: 5; --all: 5 20; --sweep: 1 2 5 10 20)",
                 (5.0,),
@@ -389,7 +401,7 @@ def flag_groups(models: Collection[str], datasets: Collection[str]) -> dict[str,
                 portion,
                 "A",
                 "weight of the distillation term; --sweep takes several (default: 0.9; --sweep: 0.5 0.9 1)",
-                (0.9,),
+                (ALPHA,),
                 many=True,
             ),
             Flag(
@@ -472,7 +484,6 @@ TRAIN_ONLY = {
     "sweep",
     "seeds",
     "tensorboard",
-    "alpha",
     "teacher_checkpoint",
     "views",
     "teacher_cache",
@@ -559,7 +570,7 @@ def parse(program: str, argv: list[str], models: Collection[str], datasets: Coll
 
     known = [option for action in parser._actions for option in action.option_strings if option.startswith("--")]
     problems = [
-        f"unknown flag {word.split('=')[0]}{nearest(word.split('=')[0], known)}"
+        f"unknown flag {word.split('=')[0]}{elsewhere(program, word) or nearest(word.split('=')[0], known)}"
         for word in strangers
         if word.startswith("-")
     ] or [f"unexpected {word!r}: every value belongs to a flag" for word in strangers]
@@ -574,6 +585,13 @@ def parse(program: str, argv: list[str], models: Collection[str], datasets: Coll
         print(f"hint: python {program} --help", file=sys.stderr)
         raise SystemExit(2)
     return resolve(values | {"command_line": shlex.join(["python", program, *argv])}, typed)
+
+
+def elsewhere(program: str, word: str) -> str:
+    """Says so where a flag is one of the other program's."""
+    name = word.split("=")[0].removeprefix("--").removeprefix("no-").replace("-", "_")
+    other, only = ("test.py", TEST_ONLY) if program == "train.py" else ("train.py", TRAIN_ONLY)
+    return f": only {other} has it" if name in only else ""
 
 
 def contradictions(program: str, values: dict[str, Any], typed: Collection[str]) -> list[str]:
@@ -592,19 +610,28 @@ def contradictions(program: str, values: dict[str, Any], typed: Collection[str])
         problems.append("several --temp values need train.py --all or --sweep")
     for name in ("temp", "alpha", "teacher_checkpoint"):
         if name in typed and not {"kd", *(("all", "sweep") if train else ())} & {*typed}:
-            problems.append(f"--{name.replace('_', '-')} needs --kd True" + (" or --all" if train else ""))
+            problems.append(
+                f"--{name.replace('_', '-')} needs --kd True" + (", --all or --sweep" if train else "")
+            )
     if not train and values["all"]:
-        for name in {"export", "teacher", "student", "seed"} & {*typed}:
-            problems.append(f"--{name} and --all exclude each other: --all is every finished run of the dataset")
+        for name in ("export", "teacher", "student", "seed", "limit", "image_size"):
+            if name not in typed:
+                continue
+            problems.append(
+                f"--{name.replace('_', '-')} and --all exclude each other: --all is every finished run as it is"
+            )
+    if len(values["alpha"]) > 1 and not (train and values["sweep"]):
+        problems.append("several --alpha values need train.py --sweep")
     if train:
-        if len(values["alpha"]) > 1 and not values["sweep"]:
-            problems.append("several --alpha values need --sweep")
         if {"seed", "seeds"} <= {*typed}:
             problems.append("--seed and --seeds exclude each other")
-        if values["seeds"] == [0]:
-            problems.append("--seeds 0 is no seed at all: name how many, or two or more of them")
+        seeds = values["seeds"] or []
+        if len(seeds) == 1 and not 0 < seeds[0] <= MOST_SEEDS:
+            problems.append(f"--seeds N is how many, from 1 to {MOST_SEEDS}; --seed names a single one")
+        if len(set(seeds)) < len(seeds):
+            problems.append("--seeds names a seed twice")
         if values["sweep"] and values["val_size"] == 0 and "val_size" in typed:
-            problems.append("--sweep needs validation images: without --val-size 0")
+            problems.append("--sweep ranks by validation, and --val-size 0 leaves no images for it")
         if values["teacher_checkpoint"] and values["all"]:
             problems.append("--teacher-checkpoint and --all exclude each other: --all trains its own teacher")
         if "views" in typed and values["tto"]:
@@ -638,7 +665,7 @@ def resolve(values: dict[str, Any], typed: tuple[str, ...]) -> Config:
     seeds = values.get("seeds") or [values["seed"]]
     if len(seeds) == 1 and values.get("seeds"):
         seeds = range(seeds[0])
-    alphas = ALPHAS_OF_A_SWEEP if role == "sweep" and "alpha" not in typed else values.get("alpha", (0.9,))
+    alphas = ALPHAS_OF_A_SWEEP if role == "sweep" and "alpha" not in typed else values.get("alpha", (ALPHA,))
     lists = {"temps": temps, "alphas": alphas, "seeds": seeds}
     filled |= {name: tuple(dict.fromkeys(items)) for name, items in lists.items()}
     config = Config(**filled | {"seed": filled["seeds"][0], "role": role, "typed": typed})

@@ -40,9 +40,10 @@ def main(argv: list[str]) -> None:
     typed = {name: getattr(config, name) for name in places if name in config.typed}
     assessor = Assessor(typed, compute, build_model)
     if config.role == "all":
-        runs = finished_runs(config.dataset_dir)
-        found = {str(each.path): brief(assessor.assess(each.last, each)) for each in runs}
+        found, missed = assessor.assess_all(finished_runs(config.dataset_dir, config.command("all")))
         print(f"page: {write_page(config.dataset_dir)}")
+        if missed:
+            raise UserError(f"{len(missed)} of {len(found) + len(missed)} runs could not be measured", "see above")
     else:
         found = brief(assessor.assess(path, None if config.checkpoint else RunDir(config.run_dir)))
         if config.export:

@@ -21,7 +21,9 @@ def main(argv: list[str]) -> None:
     runs = config.runs()
     for each in runs:
         if config.role in ("kd", "sweep") and not each.teacher_path.exists():
-            hint = "check the path" if config.teacher_checkpoint else f"train it first: {each.command('teacher')}"
+            hint = (
+                "check the path" if config.teacher_checkpoint else f"train it first: {config.command('teacher')}"
+            )
             raise UsageError(
                 f"--{config.role} needs a trained teacher: there is none at {each.teacher_path}", hint
             )
@@ -30,6 +32,7 @@ def main(argv: list[str]) -> None:
     from utils.data.dataset import load_dataset
     from utils.device import Compute
     from utils.interrupt import Interrupt
+    from utils.page import PAGE, write_page
     from utils.report import write_report
     from utils.run import run_dir_of, train_run
     from utils.sweep import write_sweep
@@ -53,9 +56,11 @@ def main(argv: list[str]) -> None:
             train_run(each, dataset, compute, build_model, interrupt.check, skip)
             interrupt.check()
     if config.role == "sweep":
-        print(f"table and heat map: {write_sweep(config.sweep_dir, [run_dir_of(each) for each in runs])}")
+        print(f"table and heat map: {write_sweep(config.sweep_dir, run_dir_of(runs[0]))}")
     else:
         print(f"table and plots: {write_report(config.dataset_dir)}")
+        if (config.dataset_dir / PAGE).exists():  # it has the same table, and must not lag behind
+            write_page(config.dataset_dir)
 
 
 if __name__ == "__main__":

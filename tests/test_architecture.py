@@ -29,9 +29,10 @@ ALLOWED = {
     "utils/page": {"utils.page", "utils.plots", "utils.report", "utils.results", *LEAVES},
     "utils/assessment": {
         *("torch", "utils.checkpoint", "utils.console", "utils.data", "utils.deployment", "utils.device"),
-        *("utils.evidence", "utils.pictures", "utils.report", "utils.results", "utils.run", *LEAVES),
+        *("utils.evidence", "utils.pictures", "utils.program", "utils.report", "utils.results", "utils.run"),
+        *LEAVES,
     },
-    "utils/sweep": {"utils.plots", "utils.results", *LEAVES},
+    "utils/sweep": {"utils.plots", "utils.report", "utils.results", *LEAVES},
 }
 
 

@@ -84,13 +84,19 @@ def test_a_taught_student_is_compared_with_its_teacher_and_with_itself_alone(res
         assert found["alone"]["per_class_gain"] == pytest.approx(gains, abs=1e-3)
 
 
+def change(checkpoint, **config) -> None:
+    """Change the settings that a checkpoint keeps."""
+    kept = torch.load(checkpoint, weights_only=True)
+    kept["config"] |= config
+    kept.pop("checksum")
+    torch.save(kept, checkpoint)
+
+
 def test_a_teacher_that_was_trained_again_or_a_student_of_another_recipe_is_not_compared(copy):
     taught, alone = copy / "kd-cnn_tiny-t5/seed0", copy / "student-cnn_tiny/seed0/last.pt"
     shutil.copy(copy / "teacher-cnn/seed1/last.pt", copy / "teacher-cnn/seed0/last.pt")
-    kept = torch.load(alone, weights_only=True)
-    kept["config"]["lr"] = 7.0
-    kept.pop("checksum")
-    torch.save(kept, alone)
+    change(alone, lr=7.0)
+    change(taught / "last.pt", teacher_path="gone/last.pt")
     found = Assessor({}, CPU, build_model).assess(taught / "last.pt", RunDir(taught))
     assert found["teacher"] is None
     assert found["alone"] is None
@@ -100,6 +106,7 @@ def test_a_run_without_its_neighbours_is_measured_alone(copy):
     taught = copy / "kd-cnn_tiny-t5/seed0"
     shutil.rmtree(copy / "teacher-cnn")
     shutil.rmtree(copy / "student-cnn_tiny")
+    change(taught / "last.pt", teacher_path="gone/last.pt")
     found = Assessor({}, CPU, build_model).assess(taught / "last.pt", RunDir(taught))
     assert (found["teacher"], found["alone"]) == (None, None)
 
@@ -153,3 +160,31 @@ def test_export_goes_with_one_network_and_is_checked_before_anything_is_measured
     assert again.stderr.startswith("error: --export")
     assert len(again.stderr.splitlines()) == 1
     assert "top-1" not in again.stdout
+
+
+def test_a_run_that_cannot_be_measured_is_named_and_the_others_are_measured(copy, command):
+    (copy / "student-cnn_tiny/seed0/last.pt").unlink()
+    (copy / "teacher-cnn/seed1/last.pt").write_bytes(b"PK")
+    (copy / "report.html").unlink()
+    done = command("test.py", "--all", "--dataset", "shapes", "--results-dir", copy.parent, check=1)
+    warnings = [line for line in done.stderr.splitlines() if line.startswith("warning: ")]
+    assert len(warnings) == 2
+    assert "student-cnn_tiny/seed0 is not measured" in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: 2 of 6 runs could not be measured")
+    assert (copy / "report.html").exists()
+
+
+def test_a_teacher_elsewhere_is_found_and_what_is_not_compared_is_said(copy, command, tmp_path, capsys):
+    command("train.py", "--kd", *WORDS, "--results-dir", tmp_path / "r", "--teacher-checkpoint",
+            copy / "teacher-cnn/seed0/last.pt")  # fmt: skip
+    run = RunDir(tmp_path / "r/shapes/kd-cnn_tiny-t5/seed0")
+    found = Assessor({}, CPU, build_model).assess(run.last, run)
+    assert found["teacher"]["run"] == "teacher-cnn"
+    assert found["alone"] is None
+    assert "not compared with the student alone" in capsys.readouterr().out
+
+
+def test_evidence_that_compares_with_an_overwritten_run_goes_with_it(copy):
+    RunDir(copy / "student-cnn_tiny/seed0").clear()
+    assert not (copy / "kd-cnn_tiny-t5/seed0/evidence.json").exists()
+    assert (copy / "kd-cnn_tiny-t5/seed1/evidence.json").exists()

@@ -23,7 +23,7 @@ TRAIN_FLAGS = """
 TEST_FLAGS = """
     help tto kd all checkpoint teacher student
     dataset data-dir image-size limit val-size
-    temp
+    temp alpha
     seed device precision results-dir export debug
 """
 BOOLEANS = ("sweep", "tensorboard", "compile", "tto", "kd", "all", "resume", "overwrite", "debug")
@@ -175,7 +175,7 @@ def test_all_problems_are_reported_at_once(problems):
 @pytest.mark.parametrize(
     ("flag", "values", "complaint"),
     [
-        ("--temp", "0 -1 nan inf -inf 1e999 five", "is not a number above 0"),
+        ("--temp", "0 -1 0.001 1e5 nan inf -inf 1e999 five", "is not a number from 0.01 to 10000"),
         ("--lr", "0 -0.1 nan inf x", "is not a number above 0"),
         ("--alpha", "1.5 -0.1 nan inf x", "is not a number from 0 to 1"),
         ("--momentum", "1 -0.1 nan x", "is not a number from 0 to below 1"),
@@ -218,6 +218,17 @@ def test_the_long_recipe_has_four_times_the_epochs_of_either_role_and_nothing_el
     assert [run.epochs for run in train("--all --dataset shapes --recipe long").runs()] == [80, 48, 48, 48]
     assert train("--recipe long --epochs 7").epochs == 7
     assert "--recipe long" in train("--kd --recipe long").command("teacher")
+
+
+def test_a_command_for_another_role_repeats_the_seeds():
+    assert train("--kd --seeds 3 7").command("teacher") == "python train.py --tto True --seeds 3 7"
+    assert train("--kd --seeds 1").command("teacher") == "python train.py --tto True --seed 0"
+    assert evaluate("--kd --alpha 0.5 --temp 4").command("kd") == "python train.py --kd True --temp 4 --alpha 0.5"
+
+
+def test_a_flag_of_the_other_program_is_said_to_be_one(problems):
+    assert problems("--sweep", "test.py") == ["unknown flag --sweep: only train.py has it"]
+    assert problems("--export x") == ["unknown flag --export: only test.py has it"]
 
 
 def test_seeds_are_a_number_of_them_or_a_list_and_repeat_every_row():
@@ -335,20 +346,22 @@ def test_abbreviations_are_refused(problems, word):
         ("--kd --all", "--kd and --all exclude each other"),
         ("--tto True --kd True --all", "--tto and --kd and --all exclude each other"),
         ("--kd --temp 5 20", "several --temp values need train.py --all or --sweep"),
-        ("--temp 5", "--temp needs --kd True or --all"),
-        ("--tto --temp 5", "--temp needs --kd True or --all"),
-        ("--alpha 0.5", "--alpha needs --kd True or --all"),
-        ("--teacher-checkpoint t.pt", "--teacher-checkpoint needs --kd True or --all"),
+        ("--temp 5", "--temp needs --kd True, --all or --sweep"),
+        ("--tto --temp 5", "--temp needs --kd True, --all or --sweep"),
+        ("--alpha 0.5", "--alpha needs --kd True, --all or --sweep"),
+        ("--teacher-checkpoint t.pt", "--teacher-checkpoint needs --kd True, --all or --sweep"),
         (
             "--all --teacher-checkpoint t.pt",
             "--teacher-checkpoint and --all exclude each other: --all trains its own teacher",
         ),
         ("--resume --overwrite", "--resume and --overwrite exclude each other"),
-        ("--kd --alpha 0.5 0.9", "several --alpha values need --sweep"),
+        ("--kd --alpha 0.5 0.9", "several --alpha values need train.py --sweep"),
         ("--sweep --all", "--all and --sweep exclude each other"),
-        ("--sweep --val-size 0", "--sweep needs validation images: without --val-size 0"),
+        ("--sweep --val-size 0", "--sweep ranks by validation, and --val-size 0 leaves no images for it"),
         ("--seed 1 --seeds 3", "--seed and --seeds exclude each other"),
-        ("--seeds 0", "--seeds 0 is no seed at all: name how many, or two or more of them"),
+        ("--seeds 0", "--seeds N is how many, from 1 to 1000; --seed names a single one"),
+        ("--seeds 999999999", "--seeds N is how many, from 1 to 1000; --seed names a single one"),
+        ("--seeds 3 4 3", "--seeds names a seed twice"),
         ("--image-size 64", "--image-size needs --dataset folder: the other datasets have a size of their own"),
     ],
 )
@@ -368,10 +381,10 @@ def test_test_py_takes_one_network_only(problems):
     assert problems("--tto --kd", "test.py") == ["--tto and --kd exclude each other"]
     assert problems("--kd --checkpoint a.pt", "test.py") == ["--kd and --checkpoint exclude each other"]
     assert problems("--all --export x", "test.py") == [
-        "--export and --all exclude each other: --all is every finished run of the dataset"
+        "--export and --all exclude each other: --all is every finished run as it is"
     ]
     assert problems("--all --seed 1", "test.py") == [
-        "--seed and --all exclude each other: --all is every finished run of the dataset"
+        "--seed and --all exclude each other: --all is every finished run as it is"
     ]
     assert problems("--all --temp 5", "test.py") == ["--temp needs --kd True"]
     assert problems("--kd --temp 5 20", "test.py") == ["several --temp values need train.py --all or --sweep"]
@@ -388,6 +401,7 @@ def test_test_py_knows_no_flags_of_training(problems, name):
         ("--tto True", "results/cifar10/teacher-vgg19_bn/seed0"),
         ("", "results/cifar10/student-cnn/seed0"),
         ("--kd True --temp 5", "results/cifar10/kd-cnn-t5/seed0"),
+        ("--kd True --temp 5 --alpha 0.5", "results/cifar10/kd-cnn-t5-a0.5/seed0"),
         ("--kd", "results/cifar10/kd-cnn-t5/seed0"),
         ("--kd --temp 2.50", "results/cifar10/kd-cnn-t2.5/seed0"),
         ("--kd --temp 20 --seed 3 --student cnn_tiny", "results/cifar10/kd-cnn_tiny-t20/seed3"),
@@ -402,7 +416,7 @@ def test_a_run_is_named_after_what_is_trained_and_test_py_finds_it(line, run_dir
 
 
 def test_temperatures_that_differ_have_folders_that_differ():
-    temps = ("5", "5.0000001", "5.1", "50", "0.5", "1e-7", "1234567", "1234568")
+    temps = ("5", "5.0000001", "5.1", "50", "0.5", "0.01", "1234.567", "1234.568")
     runs = train(f"--all --temp {' '.join(temps)}").runs()
     assert len({run.run_dir for run in runs}) == 2 + len(temps)
 
@@ -506,7 +520,7 @@ def test_identity_ignores_how_and_where_a_run_is_made(line):
         "--kd --temp 5",
         "--kd --temp 2.5 --dataset shapes --seed 3 --limit 100 --val-size 0 --device cpu --precision fp32",
         '--kd --dataset folder --data-dir \'my images; $(x) "é"\' --image-size 64 --results-dir "it\'s here"',
-        "--kd --temp 1e-7 --teacher vgg11_bn --student cnn_tiny",
+        "--kd --temp 0.0125 --teacher vgg11_bn --student cnn_tiny",
         "--all --temp 20 --dataset=shapes --seed=8",
         "--kd --temp 5.0000001",
         "--data-dir=-images",

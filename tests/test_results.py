@@ -133,10 +133,18 @@ def test_the_table_shows_mean_deviation_and_paired_gain_over_seeds(tmp_path):
 
 def test_the_gain_is_only_of_seeds_that_both_have_and_none_without_the_student(tmp_path):
     finished(tmp_path / "kd-cnn-t5" / "seed1", 90.0, role="kd", temp=5.0, seed=1)
-    row = next(line for line in write_report(tmp_path).read_text().splitlines() if "KD at T = 5" in line)
+    row = next(
+        line
+        for line in write_report(tmp_path).read_text().splitlines()
+        if line.startswith("| student") and "KD at T = 5" in line
+    )
     assert row.endswith("|  |")
     finished(tmp_path / "student-cnn" / "seed0", 80.0)
-    row = next(line for line in write_report(tmp_path).read_text().splitlines() if "KD at T = 5" in line)
+    row = next(
+        line
+        for line in write_report(tmp_path).read_text().splitlines()
+        if line.startswith("| student") and "KD at T = 5" in line
+    )
     assert row.endswith("|  |")
 
 

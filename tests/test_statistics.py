@@ -110,3 +110,10 @@ def test_an_interval_that_nearly_reaches_zero_is_not_shown_as_if_it_did():
     sentence = verdict("KD", Gain(3, 0.42, 0.16, 0.03, 0.81))
     assert sentence == "KD gains 0.42 ± 0.16 points (3 seeds, 95 % interval 0.03 to 0.81)"
     assert "(+0.00 ± " in verdict("KD", Gain(3, -0.001, 0.5, -1.0, 1.0))
+
+
+def test_equal_differences_claim_no_certainty_from_the_noise_of_subtraction():
+    gain = paired_gain([1.2, 2.2], [0.2, 1.2])
+    assert gain.sd == 0
+    assert verdict("KD", gain) == "KD gains 1.0 points, the same in all 2 seeds"
+    assert verdict("KD", paired_gain([1.0, 2.0], [1.5, 2.5])) == "KD loses 0.5 points, the same in all 2 seeds"

@@ -44,7 +44,8 @@ def test_every_figure_of_an_epoch_is_there_with_its_terms_and_gradients(tmp_path
     found = scalars(tmp_path)
     assert found.keys() == {
         "lr", "seconds", "loss/train", "top1/train", "top5/train", "loss/val", "top1/val", "top5/val",
-        "terms/CE", "terms/KL", "gradient norm/CE", "gradient norm/KL",
+        "weighted terms, first batch/CE", "gradient norm of weighted terms, first batch/CE",
+        "weighted terms, first batch/KL", "gradient norm of weighted terms, first batch/KL",
     }  # fmt: skip
     for tag, values in found.items():
         assert [step for step, _ in values] == [1, 2, 3], tag

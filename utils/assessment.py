@@ -19,6 +19,7 @@ from utils.device import Compute
 from utils.errors import UserError
 from utils.evidence import compare_alone, compare_with_teacher, evidence, predict
 from utils.pictures import plot_confusion, plot_mistakes, plot_reliability
+from utils.program import describe
 from utils.report import same_but_for_distillation
 from utils.results import FIGURES, PICTURES, RunDir, write_json
 from utils.run import sentence
@@ -94,10 +95,25 @@ class Assessor:
         figures = ("images", "top1", "top5", "loss", "ece", "parameters", "epoch", "model", "dataset")
         write_json(folder / f"{prefix}{FIGURES}", {name: found[name] for name in figures})
         write_json(folder / f"{prefix}evidence.json", found)
-        for line in describe(found):
+        for line in summary(found):
             print(line)
         print(f"written to {folder / prefix}*" if prefix else f"written to {folder}", flush=True)
         return found
+
+    def assess_all(self, runs: list[RunDir]) -> tuple[dict[str, dict[str, Any]], list[RunDir]]:
+        """Measure the last network of each run: brief evidence by path, and the runs where that failed."""
+        found, missed = {}, []
+        for run in runs:
+            try:
+                found[str(run.path)] = brief(self.assess(run.last, run))
+            except (UserError, OSError) as error:
+                what, hint = describe(error)
+                print(
+                    f"warning: {run.path} is not measured: {what}{f' (hint: {hint})' if hint else ''}",
+                    file=sys.stderr,
+                )
+                missed.append(run)
+        return found, missed
 
     def _is_result_of_run(self, network: Network) -> bool:
         config = network.kept["config"]
@@ -106,28 +122,43 @@ class Assessor:
 
     def _comparisons(self, network: Network, run: RunDir) -> dict[str, Any]:
         """How a taught student compares with its teacher, and with itself alone, as far as these are there."""
-        found: dict[str, Any] = {}
-        if network.kept["config"].get("role") != "kd":
-            return found
         own, seed, dataset_dir = network.kept["config"], run.path.name, run.path.parent.parent
-        teacher = dataset_dir / f"teacher-{own['teacher']}" / seed / "last.pt"
-        if teacher.exists():
-            other = self.network(teacher)
-            if other.kept["sha256"][:16] == own["teacher_sha256"] and len(other.labels) == len(network.labels):
+        if own.get("role") != "kd":
+            return {}
+        found: dict[str, Any] = {}
+        beside = dataset_dir / f"teacher-{own['teacher']}" / seed / "last.pt"
+        for path in (beside, Path(own.get("teacher_path", beside))):
+            other = self._other(path, network)
+            if other is not None and other.kept["sha256"][:16] == own["teacher_sha256"]:
                 compared = compare_with_teacher(network.logits, other.logits, network.labels)
-                found["teacher"] = {"run": teacher.parent.parent.name} | compared
-        alone = dataset_dir / f"student-{own['network']}" / seed / "last.pt"
-        if alone.exists():
-            other = self.network(alone)
-            finished = other.kept["epoch"] == own["epochs"]
-            if finished and same_but_for_distillation(other.kept["config"], own):
-                compared = compare_alone(network.logits, other.logits, network.labels, network.kept["num_classes"])
-                found["alone"] = {"run": alone.parent.parent.name} | compared
+                found["teacher"] = {"run": path.parent.parent.name} | compared
+                break
+        else:
+            print(f"not compared with the teacher: it is not at {beside}, or no longer the one that taught")
+        path = dataset_dir / f"student-{own['network']}" / seed / "last.pt"
+        other = self._other(path, network)
+        if other is not None and same_but_for_distillation(other.kept["config"], own):
+            compared = compare_alone(network.logits, other.logits, network.labels, network.kept["num_classes"])
+            found["alone"] = {"run": path.parent.parent.name} | compared
+        else:
+            print(f"not compared with the student alone: none with the same recipe is at {path}")
         return found
+
+    def _other(self, path: Path, network: Network) -> Network | None:
+        """The finished network at `path`, if there is one that answers the same test images as `network`."""
+        if not path.exists():
+            return None
+        try:
+            other = self.network(path)
+        except UserError:  # no checkpoint of this program: a plain state_dict teaches, but is of no known images
+            return None
+        finished = other.kept["epoch"] == other.kept["config"]["epochs"]
+        return other if finished and torch.equal(other.labels, network.labels) else None
 
     def _draw(self, network: Network, found: dict[str, Any], folder: Path, prefix: str) -> None:
         reliability, confusion, mistakes = (folder / f"{prefix}{name}" for name in PICTURES)
-        title = f"{network.kept['model_name']} on {network.dataset}"
+        of = f"{folder.parent.name}, {folder.name}" if not prefix else network.path.name
+        title = f"{of} on {network.dataset}"
         places = torch.tensor([mistake["index"] for mistake in found["mistakes"]], dtype=torch.int64)
         images = network.test.images[places.to(network.test.images.device)].cpu()
         try:
@@ -138,7 +169,7 @@ class Assessor:
             print(f"warning: no pictures: {error}", file=sys.stderr)  # figures are worth more
 
 
-def describe(found: dict[str, Any]) -> list[str]:
+def summary(found: dict[str, Any]) -> list[str]:
     """Evidence in a few lines for people."""
     worst = found["confused"][0] if found["confused"] else None
     lines = [

@@ -58,7 +58,7 @@ def latency_ms(model: nn.Module, image_size: int, compute: Compute) -> float:
 def throughput(model: nn.Module, image_size: int, compute: Compute) -> tuple[float, int]:
     """The most images per second, and the batch size that had them; images and logits stay on the device.
 
-    Batch sizes grow until one is slower than the last, does not fit in memory, or would take long. Raises
+    Batch sizes grow until one does not fit in memory or would take long; a slower one may be chance. Raises
     RuntimeError where not even one image fits.
     """
     best = (0.0, 0)
@@ -71,9 +71,7 @@ def throughput(model: nn.Module, image_size: int, compute: Compute) -> tuple[flo
                 if best[1] and describe(error)[0] == "out of memory":
                     break
                 raise
-            if batch / seconds < best[0]:
-                break
-            best = (batch / seconds, batch)
+            best = max(best, (batch / seconds, batch))
             if 4 * seconds > LONGEST_PASS:  # the next batch is four times as large
                 break
     return best

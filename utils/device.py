@@ -52,8 +52,8 @@ class Compute:
         if self.device.type == "cuda":
             name = f"{self.device} ({torch.cuda.get_device_name(self.device)})"
         else:
-            missing = "" if torch.cuda.is_available() else ", no CUDA device"
-            name = f"cpu ({torch.get_num_threads()} threads{missing})"
+            missing, threads = "" if torch.cuda.is_available() else ", no CUDA device", torch.get_num_threads()
+            name = f"cpu ({threads} thread{'s' * (threads > 1)}{missing})"
         return f"{name}, {self.precision}, torch {torch.__version__}"
 
 

@@ -29,6 +29,8 @@ def describe(error: BaseException) -> tuple[str, str]:
             errno.ENOSPC: "free some space or choose another --results-dir",
             errno.EFBIG: "the file size limit (ulimit -f) is too low for a checkpoint",
             errno.EACCES: "check the permissions, or choose another --results-dir",
+            errno.EISDIR: "a file is needed there, and this is a folder",
+            errno.ENOTDIR: "a folder is needed there, and this is a file",
             errno.EROFS: "choose a --results-dir that can be written",
         }.get(error.errno, "")
         return f"{where}{os.strerror(error.errno)}", hint

@@ -15,14 +15,22 @@ from utils.statistics import Gain, paired_gain, verdict
 from utils.storage import write_text
 
 # Settings that differ between the seeds of a row (its teachers differ too), and those of distillation.
+USUAL_ALPHA = 0.9  # of which a title does not tell
 OF_A_SEED = ("seed", "teacher_sha256")
+PLACES = ("data_dir", "teacher_path")  # which a checkpoint keeps beside its identity
 OF_KD = ("role", "temp", "alpha", "teacher", *OF_A_SEED)
 
 
 def same_but_for_distillation(one: dict[str, Any], other: dict[str, Any]) -> bool:
     """Whether two runs, by their identities, differ in nothing but a teacher and the seed."""
-    left, right = ({k: v for k, v in each.items() if k not in (*OF_KD, "data_dir")} for each in (one, other))
+    left, right = ({k: v for k, v in each.items() if k not in (*OF_KD, *PLACES)} for each in (one, other))
     return left == right
+
+
+def taught_at(identity: dict[str, Any]) -> str:
+    """How a student was taught: `KD at T = 5`, with alpha where that is not the usual one."""
+    alpha = identity.get("alpha", USUAL_ALPHA)
+    return f"KD at T = {identity['temp']:g}" + (f", alpha = {alpha:g}" if alpha != USUAL_ALPHA else "")
 
 
 @dataclass
@@ -43,7 +51,7 @@ class Row:
     def title(self) -> str:
         identity = self.identity
         if identity["role"] == "kd":
-            return f"student {identity['network']}, KD at T = {identity['temp']:g}{self.note}"
+            return f"student {identity['network']}, {taught_at(identity)}{self.note}"
         alone = ", alone" if identity["role"] == "student" else ""
         return f"{identity['role']} {identity['network']}{alone}{self.note}"
 
@@ -60,8 +68,6 @@ class Row:
 def write_report(dataset_dir: Path) -> Path:
     """Write the page of all finished runs under `dataset_dir`; returns its path."""
     rows = read_rows(dataset_dir)
-    if not rows:
-        raise UserError(f"{dataset_dir} holds no finished run", "python train.py --all")
     comparison = dataset_dir / "comparison.png"
     titled = {row.title: list(row.histories.values()) for row in rows}
     try:
@@ -90,15 +96,22 @@ def table(rows: list[Row]) -> str:
             f"**{spread(row.values('top1'))}**",
             spread(row.values("top5")),
             f"{test['epoch']}",
-            f"{statistics.mean(row.seconds()):,.0f}",
+            _seconds(statistics.mean(row.seconds())),
             gain(row, rows),
         )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def read_rows(dataset_dir: Path) -> list[Row]:
-    """A row for each folder of runs, or several where its seeds were trained with different settings."""
+def _seconds(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
+
+
+def read_rows(dataset_dir: Path, hint: str = "python train.py --all") -> list[Row]:
+    """A row for each folder of runs, or several where its seeds were trained with different settings.
+
+    Raises UserError, with `hint`, where there is none.
+    """
     rows: dict[str, list[Row]] = {}
     for path in sorted(dataset_dir.glob("*/seed*/test.json")):
         if not re.fullmatch(r"seed\d+", path.parent.name):
@@ -119,6 +132,8 @@ def read_rows(dataset_dir: Path) -> list[Row]:
             changed = [f"{k} {v}" for k, v in row.settings(*OF_A_SEED).items() if first.get(k) != v]
             row.note = f" ({', '.join(changed)})"
     found = [row for same_name in rows.values() for row in same_name]
+    if not found:
+        raise UserError(f"{dataset_dir} holds no finished run", hint)
     return sorted(
         found, key=lambda row: (ROLES.index(row.identity["role"]), row.identity.get("temp", 0), row.name)
     )
@@ -131,11 +146,9 @@ def spread(values: Sequence[float], digits: int = 2) -> str:
     return f"{statistics.mean(values):.{digits}f} ± {statistics.stdev(values):.{digits}f}"
 
 
-def finished_runs(dataset_dir: Path) -> list[RunDir]:
-    """The run directories that the table is made from, teachers first. Raises UserError where there is none."""
-    rows = read_rows(dataset_dir)
-    if not rows:
-        raise UserError(f"{dataset_dir} holds no finished run", "python train.py --all")
+def finished_runs(dataset_dir: Path, hint: str) -> list[RunDir]:
+    """The run directories that the table is made from, teachers first; see `read_rows`."""
+    rows = read_rows(dataset_dir, hint)
     return [RunDir(dataset_dir / row.name / f"seed{seed}") for row in rows for seed in sorted(row.tests)]
 
 
@@ -167,8 +180,11 @@ def verdicts(rows: Sequence[Row]) -> list[str]:
     for row in taught:
         found = paired(row, rows)
         of = f" of {row.identity['network']}" if several else ""
+        name = taught_at(row.identity).replace("KD", f"KD{of}") + row.note
         if found is not None:
-            sentences.append(verdict(f"KD{of} at T = {row.identity['temp']:g}{row.note}", found))
+            sentences.append(verdict(name, found))
+        else:
+            sentences.append(f"{name}: no student alone with the same recipe to compare with")
     return sentences
 
 
@@ -201,4 +217,5 @@ def _page(dataset: str, rows: list[Row], compared: bool) -> Iterable[str]:
         )
         config = row.configs[seed]
         yield f"Objective: `{config['objective']}`. Measured on {config['device']}.\n\n    {config['command']}"
+    yield "`python test.py --all` makes the page `report.html` beside this one: calibration, classes, cost."
     yield "Made by `train.py` from the `config.json`, `history.csv` and `test.json` of each run."

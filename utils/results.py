@@ -85,6 +85,9 @@ class RunDir:
         of_checkpoints = (f"{stem}.{name}" for stem in ("last", "best") for name in found)  # what test.py writes
         for name in (*found, *of_checkpoints, *reversed(FILES)):
             (self.path / name).unlink(missing_ok=True)
+        if self.path.parent.name.startswith(("teacher-", "student-")):  # what others' evidence compares them with
+            for evidence in self.path.parent.parent.glob(f"kd-*/{self.path.name}/{self.evidence.name}"):
+                evidence.unlink()
         for events in self.tensorboard.glob("events.out.tfevents.*"):
             events.unlink()
 

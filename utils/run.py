@@ -80,7 +80,8 @@ def train_run(
             record |= {"data": dataset.counts(), "device": str(compute), "python": platform.python_version()}
             write_json(run_dir.config, record)
 
-        content = {"model_name": config.network, "config": identity | {"data_dir": config.data_dir}}
+        places = {"data_dir": config.data_dir} | ({"teacher_path": str(config.teacher_path)} if teacher else {})
+        content = {"model_name": config.network, "config": identity | places}
         content |= dataset.describe()
         val, advice = dataset.val_batches(), ADVICE if compute.device.type == "cpu" else ""
         with ExitStack() as stack:

@@ -59,7 +59,8 @@ def paired_gain(values: Sequence[float], baseline: Sequence[float]) -> Gain:
     if len(values) != len(baseline) or not values:
         what = f"{len(values)} results cannot be paired with {len(baseline)}"
         raise UserError(what, "compare runs of the same seeds")
-    differences = [value - other for value, other in zip(values, baseline, strict=True)]
+    # Rounded as the figures are that come in: equal differences must not differ by the noise of subtraction.
+    differences = [round(value - other, 4) for value, other in zip(values, baseline, strict=True)]
     n = len(differences)
     mean = math.fsum(differences) / n
     if n == 1:
@@ -85,6 +86,9 @@ def verdict(name: str, gain: Gain) -> str:
         points = f"{text(gain.mean, '+')} points in one seed"
         return f"{name}: {points}, which cannot tell gain from chance; --seeds 3 can"
     seeds = f"{gain.n} seeds, {CONFIDENCE:.0%} interval".replace("%", " %")
+    if gain.sd == 0 and gain.mean:
+        kind = "gains" if gain.mean > 0 else "loses"
+        return f"{name} {kind} {text(abs(gain.mean))} points, the same in all {gain.n} seeds"
     if gain.low > 0:
         spread = f"{text(gain.mean)} ± {text(gain.sd)} points"
         return f"{name} gains {spread} ({seeds} {text(gain.low)} to {text(gain.high)})"

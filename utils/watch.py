@@ -57,8 +57,8 @@ class Watch:
             if value is not None and name != "epoch":
                 self.writer.add_scalar(f"{figure}/{part}" if figure else name, value, record.epoch)
         for name, (value, norm) in self.terms(record.epoch - 1).items():
-            self.writer.add_scalar(f"terms/{name}", value, record.epoch)
-            self.writer.add_scalar(f"gradient norm/{name}", norm, record.epoch)
+            self.writer.add_scalar(f"weighted terms, first batch/{name}", value, record.epoch)
+            self.writer.add_scalar(f"gradient norm of weighted terms, first batch/{name}", norm, record.epoch)
         if record.epoch == 1:
             self.writer.add_images("augmented images", self._images(), 1)
         self.writer.flush()

@@ -7,7 +7,6 @@ import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from utils.errors import UserError
 from utils.page.entry import MEASURE, Entry, read_entry, text_of
 from utils.page.plots import short
 from utils.page.sections import (
@@ -26,6 +25,7 @@ from utils.report import OF_A_SEED, Row, gain, read_rows, spread, verdicts
 from utils.results import ROLES
 from utils.storage import write_text
 
+PAGE = "report.html"
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 PARTS = {"train": "data", "val": "val_data", "test": "test_data"}  # of the images, and their names in an identity
 PROTOCOL = (
@@ -44,8 +44,6 @@ def write_page(dataset_dir: Path) -> Path:
     Raises UserError where there is no finished run, and for a damaged file.
     """
     rows = read_rows(dataset_dir)
-    if not rows:
-        raise UserError(f"{dataset_dir} holds no finished run", "python train.py --all")
     entries = [read_entry(index, row, dataset_dir / row.name) for index, row in enumerate(rows)]
     measured = [entry for entry in entries if entry.evidence]
     sections = {
@@ -58,7 +56,7 @@ def write_page(dataset_dir: Path) -> Path:
         "How it was made and measured": _how(entries),
     }
     title = f"Knowledge distillation on {text_of(dataset_dir.name)}"
-    page = dataset_dir / "report.html"
+    page = dataset_dir / PAGE
     text = _document(title, _head(rows, verdicts(rows)), sections)
     write_text(page, text.encode(errors="replace").decode())  # names of files need not be Unicode
     return page
