@@ -145,7 +145,7 @@ def test_a_student_may_be_taught_by_a_checkpoint_from_elsewhere(table, command, 
     teacher = results / "shapes/teacher-cnn/seed0/best.pt"
     line = ["--kd", "--temp", "2.5", "--alpha", 1, "--teacher-checkpoint", teacher, *SMALL]
     command("train.py", *line, "--results-dir", tmp_path)
-    assert (tmp_path / "shapes/kd-cnn_tiny-t2.5/seed0/test.json").exists()
+    assert (tmp_path / "shapes/kd-cnn_tiny-t2.5-a1/seed0/test.json").exists()
 
 
 def test_every_optimisation_flag_works_together(command, tmp_path):

@@ -42,7 +42,7 @@ def experienced(model: nn.Module, test) -> nn.Module:
 def checkpoint(folder: Path, model: nn.Module, test, name: str) -> dict:
     content = {"model_name": name, "num_classes": test.num_classes, "class_names": list(test.class_names)}
     content |= {"image_size": test.image_size, "mean": MEAN, "std": STD, "config": CONFIG, "epoch": 2}
-    save_checkpoint(folder / "last.pt", model, content | {"metrics": {}})
+    save_checkpoint(folder / "last.pt", model.state_dict(), content | {"metrics": {}})
     return load_checkpoint(folder / "last.pt")
 
 
