@@ -6,6 +6,7 @@ import sys
 import pytest
 from PIL import Image
 
+import config
 import utils.console
 import utils.report
 from utils.console import TrainingDisplay, duration
@@ -33,6 +34,10 @@ def finished(path, top1: float = 80.0, **identity) -> RunDir:
     result = {"top1": top1, "top5": 99.0, "loss": 0.5, "images": 50, "parameters": 288_746, "epoch": 3}
     write_json(run.figures, result)
     return run
+
+
+def test_a_title_is_silent_of_the_same_alpha_as_the_name_of_a_run():
+    assert utils.report.USUAL_ALPHA == config.ALPHA
 
 
 def test_a_new_run_directory_starts(tmp_path):

@@ -21,7 +21,7 @@ from utils.evidence import compare_alone, compare_with_teacher, evidence, predic
 from utils.pictures import plot_confusion, plot_mistakes, plot_reliability
 from utils.program import describe
 from utils.report import same_but_for_distillation
-from utils.results import FIGURES, PICTURES, RunDir, write_json
+from utils.results import EVIDENCE, FIGURES, IN_FIGURES, PICTURES, RunDir, write_json
 from utils.run import sentence
 
 BULKY = ("calibration", "per_class", "confusion", "confused", "mistakes", "class_names", "per_class_gain")
@@ -92,9 +92,8 @@ class Assessor:
         own = run is not None and self._is_result_of_run(network)
         folder, prefix = (run.path, "") if own else (path.parent, f"{path.stem}.")
         self._draw(network, found, folder, prefix)
-        figures = ("images", "top1", "top5", "loss", "ece", "parameters", "epoch", "model", "dataset")
-        write_json(folder / f"{prefix}{FIGURES}", {name: found[name] for name in figures})
-        write_json(folder / f"{prefix}evidence.json", found)
+        write_json(folder / f"{prefix}{FIGURES}", {name: found[name] for name in IN_FIGURES})
+        write_json(folder / f"{prefix}{EVIDENCE}", found)
         for line in summary(found):
             print(line)
         print(f"written to {folder / prefix}*" if prefix else f"written to {folder}", flush=True)

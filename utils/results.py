@@ -14,7 +14,9 @@ from utils.storage import SUFFIX, try_lock, write_text
 from utils.trainer import EpochRecord
 
 FILES = ("config.json", "history.csv", "last.pt", "best.pt", "accuracy.png", "loss.png")
+EVIDENCE = "evidence.json"
 FIGURES = "test.json"  # written last: a run that has it is finished
+IN_FIGURES = ("images", "top1", "top5", "loss", "ece", "parameters", "epoch", "model", "dataset")
 PICTURES = ("reliability.png", "confusion.png", "mistakes.png")
 AGAIN = "--overwrite makes that run again"
 ROLES = ("teacher", "student", "kd")
@@ -29,7 +31,7 @@ class RunDir:
         self.path = path
         self.config, self.history, self.last, self.best, self.accuracy, self.loss = (path / name for name in FILES)
         self.figures, self.evidence, self.tensorboard = (
-            path / name for name in (figures, "evidence.json", "tensorboard")
+            path / name for name in (figures, EVIDENCE, "tensorboard")
         )
 
     def prepare(self, identity: dict[str, Any], resume: bool, overwrite: bool, skip_finished: bool) -> str:

@@ -20,7 +20,7 @@ from utils.evidence import evidence, predict
 from utils.losses import OBJECTIVES
 from utils.metrics import count_parameters
 from utils.plots import plot_run
-from utils.results import RunDir, write_json
+from utils.results import IN_FIGURES, RunDir, write_json
 from utils.saver import EVERY, Saver
 from utils.storage import DamagedFile
 from utils.sweep import VALIDATION
@@ -131,10 +131,10 @@ def _finish(config, run_dir: RunDir, dataset: Dataset, compute: Compute, trainin
     """Measure the trained network, draw its curves, and write the figures that make the run a finished one."""
     part = "val" if config.swept else "test"
     batches = dataset.val_batches() if config.swept else dataset.test_batches()
-    answers = evidence(*predict(training.result, batches, compute), dataset.train.class_names)
-    result = {name: answers[name] for name in ("images", "top1", "top5", "loss", "ece")}
-    result |= {"parameters": count_parameters(training.model), "epoch": training.epoch}
-    result |= {"model": config.network, "dataset": config.dataset}
+    found = evidence(*predict(training.result, batches, compute), dataset.train.class_names)
+    found |= {"parameters": count_parameters(training.model), "epoch": training.epoch}
+    found |= {"model": config.network, "dataset": config.dataset}
+    result = {name: found[name] for name in IN_FIGURES}
     try:
         shown = None if config.swept else result
         plot_run(config.run_dir.parent.name, run_dir.read_history(), run_dir.accuracy, run_dir.loss, shown)

@@ -8,7 +8,7 @@ from typing import Any
 from utils.errors import UserError
 from utils.page.plots import key
 from utils.report import Row
-from utils.results import NUMBER, read_json
+from utils.results import EVIDENCE, NUMBER, read_json
 
 MEASURE = "python test.py --all"
 # What the page reads of an evidence.json; a list names the kind of all its items.
@@ -53,7 +53,7 @@ class Entry:
 
 
 def read_entry(index: int, row: Row, folder: Path) -> Entry:
-    paths = {seed: folder / f"seed{seed}" / "evidence.json" for seed in sorted(row.tests)}
+    paths = {seed: folder / f"seed{seed}" / EVIDENCE for seed in sorted(row.tests)}
     return Entry(index, row, folder, {seed: _read(path) for seed, path in paths.items() if path.exists()})
 
 
