@@ -10,6 +10,7 @@ computed, before the first fork: OpenMP's threads do not survive one.
 import json
 import os
 import random
+import shutil
 import signal
 import sys
 import time
@@ -46,6 +47,15 @@ def start(results: Path, *words: str, prepare=lambda: None) -> int:
     prepare()
     code = run(main, [*FLAGS, "--results-dir", str(results), *words])
     os._exit(code)
+
+
+def killed(child: int, delay: float | None = None) -> bool:
+    """Wait for a child, after killing it in `delay` seconds where that is given; whether a kill ended it."""
+    if delay is not None:
+        time.sleep(delay)
+        os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    return os.WIFSIGNALED(status)
 
 
 def finish(results: Path) -> bool:
@@ -122,20 +132,19 @@ def drive(folder: Path, moments: int) -> None:
     began = time.perf_counter()
     assert finish(folder / "unbroken")
     length = time.perf_counter() - began
-    kills = []
-    for number in range(moments):
-        kills.append((f"after {number}/{moments}", random.uniform(0, length), lambda: None))
+    kills = [(f"at moment {number}", None) for number in range(moments)]
     for stage in STAGES:
-        kills += [(f"save {number} {stage}", None, kill_in_save(stage, number)) for number in SAVES]
+        kills += [(f"save {number} {stage}", kill_in_save(stage, number)) for number in SAVES]
     hit = []
-    for number, (name, delay, prepare) in enumerate(kills):
+    for number, (name, prepare) in enumerate(kills):
         results = folder / f"killed{number}"
-        child = start(results, prepare=prepare)
-        if delay is not None:
-            time.sleep(delay)
-            os.kill(child, signal.SIGKILL)
-        _, status = os.waitpid(child, 0)
-        if os.WIFSIGNALED(status):
+        if prepare:
+            was_killed = killed(start(results, prepare=prepare))
+        else:
+            while not (was_killed := killed(start(results), delay := random.uniform(0, length))):
+                length = delay  # the machine is faster now than it was: this run was over before the kill
+                shutil.rmtree(results)
+        if was_killed:
             hit.append(name)
         done = finish(results)
         if not done or outcome(results) != outcome(folder / "unbroken"):
