@@ -74,7 +74,7 @@ def child(started: float, flags: list[str], target: Path) -> None:
     clock.switch([])
     code = run(train.main, flags)
     clock.switch([])
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
     target.write_text(json.dumps({"exit_code": code, "seconds": clock.seconds, "peak_memory_gb": peak}))
 
 

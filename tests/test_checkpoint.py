@@ -97,6 +97,10 @@ def test_weights_of_another_network_are_refused(tmp_path):
     path = saved(tmp_path / "a.pt", model_name="cnn")
     with pytest.raises(DamagedFile, match=r"does not fit a cnn of 3 classes: features.0.weight is"):
         restore_network(path, load_checkpoint(path), build_model)
+    for classes in (10**12, 0, -1):
+        path = saved(tmp_path / "a.pt", num_classes=classes)
+        with pytest.raises(DamagedFile, match=f"does not fit a cnn_tiny of {classes} classes"):
+            restore_network(path, load_checkpoint(path), build_model)
     path = saved(tmp_path / "a.pt", model_name="resnet")
     with pytest.raises(DamagedFile, match="resnet"):
         restore_network(path, load_checkpoint(path), build_model)

@@ -35,8 +35,8 @@ def graphs_on_the_cpu(monkeypatch):
     def captures_of(work):
         graphed = work.__closure__[0].cell_contents
         view, answers = graphed.step.shown
-        rates = [group["lr"] for group in graphed.step.training.optimizer.param_groups]
-        return [*view, *([] if answers is None else [answers]), *rates, graphed.indices]
+        rate = graphed.step.training.optimizer.lr
+        return [*view, *([] if answers is None else [answers]), rate, graphed.indices]
 
     monkeypatch.setattr(GraphedStep, "broken", False)
     monkeypatch.setattr(utils.cuda_graph, "capture", capture)
@@ -100,12 +100,6 @@ def test_where_nothing_can_be_captured_training_goes_on_step_by_step(graphs_on_t
     assert capsys.readouterr().err.count("no CUDA graph") == 1
 
 
-def test_the_learning_rate_in_a_file_is_a_number(graphs_on_the_cpu, monkeypatch):
-    state = trained(True, monkeypatch)
-    assert isinstance(state.optimizer.param_groups[0]["lr"], torch.Tensor)
-    assert all(type(group["lr"]) is float for group in state.state_dict()["optimizer"]["param_groups"])
-
-
 def on_cuda(
     cuda_graph: bool, precision: str, ema: float, taught: str = "", guard=None, compiled=False
 ) -> Training:
@@ -136,9 +130,8 @@ def test_a_captured_training_has_the_weights_statistics_and_momentum_of_the_eage
     for one, other in ((captured.model, eager.model), (captured.result, eager.result)):
         for name, tensor in one.state_dict().items():
             torch.testing.assert_close(tensor, other.state_dict()[name], **tolerance)
-    pairs = zip(captured.optimizer.state.values(), eager.optimizer.state.values(), strict=True)
-    for one, other in pairs:
-        torch.testing.assert_close(one["momentum_buffer"], other["momentum_buffer"], **tolerance)
+    for name, velocity in captured.optimizer.velocity.items():
+        torch.testing.assert_close(velocity, eager.optimizer.velocity[name], **tolerance)
     for one, other in zip(captured.history, eager.history, strict=True):
         assert one.train_loss == pytest.approx(other.train_loss, rel=1e-3)
 

@@ -100,8 +100,9 @@ def truncate(keep):
 def flip_a_bit_of(key: str):
     def damage(path: Path) -> None:
         content = torch.load(path, weights_only=True)
-        momenta = [entry["momentum_buffer"] for entry in content["optimizer"]["state"].values()]
-        plain = next(tensor for tensor in momenta if tensor.ndim == 1)  # stored as it lies in memory
+        plain = next(
+            tensor for tensor in content["optimizer"].values() if tensor.ndim == 1
+        )  # as it lies in memory
         tensor = content["model"]["head.weight"] if key == "model" else plain
         data, needle = bytearray(path.read_bytes()), tensor.contiguous().numpy().tobytes()
         data[data.index(needle) + 5] ^= 1
@@ -125,7 +126,7 @@ def replace_by_folder(path: Path) -> None:
 
 
 def spoil_optimizer(content) -> None:
-    content["optimizer"]["state"][0]["momentum_buffer"] = torch.zeros(3)
+    content["optimizer"]["head.weight"] = torch.zeros(3)
 
 
 def spoil_weights(content) -> None:

@@ -33,14 +33,13 @@ def outcome(results: Path, run: str):
     folder = results / "shapes" / run / "seed0"
     last = torch.load(folder / "last.pt", weights_only=True)
     history = [record | {"seconds": 0} for record in last["history"]]
-    state = {index: entry["momentum_buffer"] for index, entry in last["optimizer"]["state"].items()}
     best = torch.load(folder / "best.pt", weights_only=True)
     return (
         last["sha256"],
         best["sha256"],
         best["epoch"],
         history,
-        state,
+        last["optimizer"],
         json.loads((folder / "test.json").read_text()),
     )
 

@@ -154,14 +154,6 @@ def test_without_warm_up_the_first_step_has_the_peak_rate():
     assert Schedule(epochs=2, steps_per_epoch=3, lr=0.1, warmup=0.0).lr_at(0) == 0.1
 
 
-def test_batch_norm_and_biases_have_no_weight_decay():
-    state = Training(network(), Schedule(1, 1, lr=0.1, weight_decay=0.01))
-    decays = {id(p): group["weight_decay"] for group in state.optimizer.param_groups for p in group["params"]}
-    assert {name: decays[id(p)] for name, p in state.model.named_parameters()} == {
-        "0.weight": 0.01, "1.weight": 0.0, "1.bias": 0.0, "5.weight": 0.01, "5.bias": 0.0,
-    }  # fmt: skip
-
-
 def test_a_loss_that_is_not_finite_ends_the_training_within_its_epoch():
     train = batches(64, 32)
     state = training(epochs=3, steps=len(train))

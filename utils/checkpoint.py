@@ -89,15 +89,16 @@ def restore_network(path: Path, content: dict[str, Any], build_model: BuildModel
 
     Raises DamagedFile for weights that do not fit it.
     """
-    name, classes = content["model_name"], content["num_classes"]
+    name, classes, weights = content["model_name"], content["num_classes"], content["model"]
+    what = f"a {name} of {classes} classes"
+    if not 0 < classes <= max((len(tensor) for tensor in weights.values() if tensor.ndim), default=0):
+        raise DamagedFile(f"{path} does not fit {what}: no weight has so many rows")  # before any memory is taken
     try:
-        with torch.device("meta"):  # the shapes are compared before any memory is taken
-            expected = {key: tensor.shape for key, tensor in build_model(name, classes).state_dict().items()}
-    except (KeyError, RuntimeError) as error:
-        raise DamagedFile(f"{path} holds a network {name!r} of {classes} classes, unknown here") from error
-    require_fit(path, content["model"], expected, f"a {name} of {classes} classes")
-    network = build_model(name, classes)
-    network.load_state_dict(content["model"])
+        network = build_model(name, classes)
+    except KeyError as error:
+        raise DamagedFile(f"{path} holds a network {name!r}, unknown here") from error
+    require_fit(path, weights, {key: tensor.shape for key, tensor in network.state_dict().items()}, what)
+    network.load_state_dict(weights)
     return network
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-WARM_UP = 3  # steps before the capture: kernels are chosen and optimizer state is made in them
+WARM_UP = 3  # steps before the capture: kernels are chosen and workspaces made in them
 
 
 def capture(work: Callable[[], None]) -> Callable[[], None]:
@@ -49,8 +49,8 @@ class GraphedStep:
         self.indices: Tensor | None = None  # of a whole batch, int64 [B]
         self.replay: Callable[[], None] | None = None
         self.warm_up_left = WARM_UP
-        for group in step.training.optimizer.param_groups:
-            group["lr"] = torch.tensor(float(group["lr"]), device=step.compute.device)
+        optimizer = step.training.optimizer
+        optimizer.lr = torch.tensor(float(optimizer.lr), device=step.compute.device)
 
     @property
     def shown(self) -> tuple:
@@ -86,7 +86,7 @@ class GraphedStep:
             self.replay = capture(lambda: self.step(self.indices))
         except RuntimeError as error:
             GraphedStep.broken = True
-            self.step.training.optimizer.zero_grad()  # gradients of half a step
+            self.step.training.optimizer.forget_gradients()  # of half a step
             reason = " ".join(str(error.__context__ or error).split())[:120]  # the context is the first error
             print(f"note: no CUDA graph, steps run one kernel at a time ({reason})", file=sys.stderr)
         return not self.broken

@@ -16,6 +16,7 @@ from utils.data.batches import Batch, Batches
 from utils.device import Compute
 from utils.errors import UserError
 from utils.metrics import Meter, Metrics, evaluate
+from utils.sgd import SGD
 
 LOOK_EVERY = 0.3  # seconds between two looks at the running loss; each look waits for the device
 
@@ -63,16 +64,7 @@ class Training:
 
     def __init__(self, model: nn.Module, schedule: Schedule):
         self.model, self.schedule = model, schedule
-        weights = [p for p in model.parameters() if p.ndim > 1]
-        scales_and_biases = [p for p in model.parameters() if p.ndim <= 1]
-        self.optimizer = torch.optim.SGD(
-            [{"params": weights}, {"params": scales_and_biases, "weight_decay": 0.0}],
-            lr=schedule.lr,
-            momentum=schedule.momentum,
-            weight_decay=schedule.weight_decay,
-            nesterov=schedule.momentum > 0,
-            fused=True,
-        )
+        self.optimizer = SGD(model, schedule.lr, schedule.momentum, schedule.weight_decay)
         self.averaged = None
         if schedule.ema:
             self.averaged = copy.deepcopy(model).requires_grad_(False)
@@ -96,14 +88,6 @@ class Training:
         measured = [record for record in self.history if record.val_top1 is not None]
         return max(measured, key=lambda record: record.val_top1).epoch if measured else None
 
-    def set_lr(self, lr: float) -> None:
-        """Set the learning rate of the next step; where it is a tensor, in place and without waiting for it."""
-        for group in self.optimizer.param_groups:
-            if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(lr)
-            else:
-                group["lr"] = lr
-
     def update_average(self) -> None:
         """Move the averages of weights and batch norm statistics towards their values after this step.
 
@@ -117,11 +101,8 @@ class Training:
 
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` needs beside the weights of `result`."""
-        optimizer = self.optimizer.state_dict()
-        for group in optimizer["param_groups"]:
-            group["lr"] = self.schedule.lr  # a plain number, although a captured step has a tensor there
         state = {
-            "optimizer": optimizer,
+            "optimizer": self.optimizer.state_dict(),
             "schedule": asdict(self.schedule),
             "history": [asdict(record) for record in self.history],
         }
@@ -133,9 +114,6 @@ class Training:
         """Continue where `state_dict` was taken; `result` holds the weights of that moment's `result`."""
         self.result.load_state_dict(result)
         self.optimizer.load_state_dict(state["optimizer"])
-        for parameter, kept in self.optimizer.state.items():
-            if any(value.shape != parameter.shape for value in kept.values() if isinstance(value, torch.Tensor)):
-                raise UserError("the optimizer state in the checkpoint does not fit the network")
         self.history = [EpochRecord(**record) for record in state["history"]]
         self.steps = self.epoch * self.schedule.steps_per_epoch
         if self.averaged is not None:
@@ -175,7 +153,6 @@ class Step:
         loss = self.objective(logits, teacher_logits, batch.labels)
         loss.backward()
         self.training.optimizer.step()
-        self.training.optimizer.zero_grad()
         if self.training.averaged is not None:
             self.training.update_average()
         self.meter.update(loss.detach(), logits, batch.labels)
@@ -230,7 +207,7 @@ def _train_epoch(epoch: int, step: Step, run: Callable[[Tensor], None], on_progr
     meter.reset()
     next_look = time.perf_counter() + LOOK_EVERY
     for number, indices in enumerate(step.train.order(epoch)):
-        training.set_lr(training.schedule.lr_at(training.steps))
+        training.optimizer.set_lr(training.schedule.lr_at(training.steps))
         run(indices)
         training.steps += 1
         stop_if_asked()
