@@ -123,7 +123,7 @@ def open_answers(
         _make_room(folder, file.path, space, limit * 1e9)
     except OSError as error:
         print(f"warning: {folder}: {error.strerror}", file=sys.stderr)
-    there = sum(file.read(view) is not None for view in range(views))
+    there = sum(file.marked(view) is not None for view in range(views))  # each is checked when it is read
     text = f"{file.path}, {views} views in {space / 1e6:.1f} MB, {there} there already"
     return Answers(teacher, batches, file, stop_if_asked), text
 
@@ -156,17 +156,25 @@ class AnswerFile:
         self.record = MARK + images * classes * 2
         self.head = json.dumps({"answers": 1, "key": key, "images": images, "classes": classes}).encode()
 
-    def read(self, view: int) -> Tensor | None:
-        """The answers to a view, float16 [N, C], memory-mapped; None if they are not there, or not whole."""
+    def marked(self, view: int) -> bytes | None:
+        """The mark of a view that was written whole, or None."""
         try:
             with open(self.path, "rb") as file:
                 if file.read(HEADER).rstrip(b"\0") != self.head:
                     return None
                 file.seek(HEADER + view * self.record)
                 mark = file.read(MARK)
-            if not mark.startswith(DONE):
-                return None
-            place = HEADER + view * self.record + MARK
+        except OSError:
+            return None
+        return mark if mark.startswith(DONE) else None
+
+    def read(self, view: int) -> Tensor | None:
+        """The answers to a view, float16 [N, C], memory-mapped; None if they are not there, or not whole."""
+        mark = self.marked(view)
+        if mark is None:
+            return None
+        place = HEADER + view * self.record + MARK
+        try:
             # "c", copy on write: torch warns of memory that is read-only.
             answers = np.memmap(self.path, np.float16, "c", place, self.shape)
         except (OSError, ValueError):  # ValueError: shorter than a whole view
