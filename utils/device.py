@@ -1,7 +1,5 @@
 """Which device computes, and in which precision."""
 
-import ctypes
-import sys
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -9,9 +7,6 @@ import torch
 from torch import nn
 
 from utils.errors import UserError
-
-# glibc's names for mallopt, and what they are set to on a CPU.
-MALLOPT = {"M_ARENA_MAX": (-8, 1), "M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, 2**31 - 1)}
 
 
 @dataclass(frozen=True)
@@ -40,8 +35,6 @@ class Compute:
                 torch.cuda.set_device(chosen)  # streams and graphs are made on the current device
             torch.backends.cudnn.benchmark = True
             torch.backends.cudnn.deterministic = True
-        else:
-            _keep_freed_memory()
         if precision == "auto":
             precision = "bf16" if chosen.type == "cuda" and _has_bf16(chosen) else "fp32"
         # With TF32, "fp32" would not be what it says.
@@ -62,18 +55,6 @@ class Compute:
             missing, threads = "" if torch.cuda.is_available() else ", no CUDA device", torch.get_num_threads()
             name = f"cpu ({threads} thread{'s' * (threads > 1)}{missing})"
         return f"{name}, {self.precision}, torch {torch.__version__}"
-
-
-def _keep_freed_memory() -> None:
-    """Make the C library keep what torch frees for the next step; where it is not glibc, nothing happens.
-
-    It would give large blocks back to the system, which clears every page of them when they are asked for again:
-    on two cores a training step of `cnn` is 1.4 times as fast without that, `cnn_tiny` 1.5, VGG19-BN 1.15.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        for name, value in MALLOPT.values():
-            mallopt(name, value)
 
 
 def _has_bf16(device: torch.device) -> bool:
