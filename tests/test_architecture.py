@@ -15,7 +15,11 @@ ALLOWED = {
     "models": {"torch", "torchvision", "models"},
     "utils/data": {"torch", "torchvision", "numpy", "PIL", "tqdm", "utils.data", "utils.device", *LEAVES},
     "utils/losses": {"torch", "utils.losses"},
-    "utils/trainer": {"torch", "utils.cuda_graph", "utils.data", "utils.device", "utils.metrics", *LEAVES},
+    "utils/trainer": {
+        *("torch", "utils.cuda_graph", "utils.data", "utils.device", "utils.metrics", "utils.sgd"),
+        *LEAVES,
+    },
+    "utils/sgd": {"torch", *LEAVES},
     "utils/cuda_graph": {"torch"},
     "utils/evidence": {"torch", "utils.data.batches", "utils.device", *LEAVES},
     "utils/deployment": {"torch", "utils.device", "utils.metrics", "utils.program", *LEAVES},

@@ -4,7 +4,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -24,7 +23,7 @@ def stop_after_an_epoch(words: list, epoch: int, number: signal.Signals) -> subp
         if text.startswith(f"epoch {epoch}/"):
             process.send_signal(number)
             break
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=240)
     return subprocess.CompletedProcess(line, process.returncode, seen + out, err)
 
 
@@ -93,21 +92,20 @@ def test_resuming_where_nothing_is_starts(command, tmp_path):
     assert (tmp_path / "shapes/student-cnn_tiny/seed0/test.json").exists()
 
 
-def test_a_second_sigint_ends_at_once(tmp_path):
-    line = [sys.executable, "train.py", *FLAGS, "--limit", "6000", "--results-dir", str(tmp_path)]
+def test_a_second_sigint_ends_at_once():
+    step_without_end = "with Interrupt(''):\n    print(flush=True)\n    while True:\n        time.sleep(0.01)"
+    line = [sys.executable, "-c", f"import time\nfrom utils.interrupt import Interrupt\n{step_without_end}"]
     process = subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert any("results" in text for text in process.stdout)
-    time.sleep(0.5)
-    started = time.perf_counter()
-    for _ in range(2):
-        process.send_signal(signal.SIGINT)
-        time.sleep(0.05)
-    process.communicate(timeout=60)
+    process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    while "Ctrl-C again" not in process.stderr.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=240)
     assert process.returncode == 130
-    assert time.perf_counter() - started < 5
 
 
 def test_output_that_nobody_reads_any_more_ends_quietly(tmp_path):
     line = f"{sys.executable} train.py {' '.join(FLAGS)} --results-dir {tmp_path} | head -n 3"
-    done = subprocess.run(line, shell=True, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(line, shell=True, cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert done.stderr == ""
