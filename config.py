@@ -20,7 +20,7 @@ examples:
   python train.py                            the student alone
   python train.py --kd True --temp 5         the student, taught by the teacher
   python train.py --all --temp 5 20          all of them, then the table
-  python train.py --all --seeds 3            the same three times: mean, deviation, verdict
+  python train.py --all --seeds 3            the same three times: mean, deviation, summarise_gain
   python train.py --sweep --temp 2 5 20 --alpha 0.5 0.9    which T and alpha, by validation alone
   python train.py --all --dataset shapes     the same in minutes, with nothing to download
   python train.py --all --dataset folder --data-dir my_images --image-size 64
@@ -75,7 +75,7 @@ DEFAULTS = {
 }
 LONGER = 4  # times the epochs with --recipe long, of which distillation gains more than plain training
 ALPHA = 0.9  # of which a run's name does not tell
-TEMPS = {"all": (5.0, 20.0), "sweep": (1.0, 2.0, 5.0, 10.0, 20.0)}  # by role, where none are typed
+TEMPS = {"all": (5.0, 20.0), "sweep": (1.0, 2.0, 5.0, 10.0, 20.0)}  # by role, where none are explicit
 MOST_SEEDS = 1000
 ALPHAS_OF_A_SWEEP = (0.5, 0.9, 1.0)
 RECIPE_FLAGS = tuple(field.name for field in fields(Recipe))
@@ -148,8 +148,8 @@ class Config:
     debug: bool
     checkpoint: str | None
     export: str | None
-    typed: tuple[str, ...]  # the names of the flags that were typed
-    command_line: str  # all of it, as it was typed
+    explicit: tuple[str, ...]  # the names of the flags that were explicit
+    command_line: str  # all of it, as it was explicit
 
     @property
     def temp(self) -> float:
@@ -186,9 +186,9 @@ class Config:
         return Path(self.teacher_checkpoint or self.as_role("teacher").run_dir / "last.pt")
 
     def as_role(self, role: str, temp: float | None = None) -> "Config":
-        """The same experiment in another role, with that role's recipe under the flags that were typed."""
+        """The same experiment in another role, with that role's recipe under the flags that were explicit."""
         recipe = recipe_for(self.dataset, role, self.recipe)
-        changes = {name: value for name, value in recipe.items() if name not in self.typed}
+        changes = {name: value for name, value in recipe.items() if name not in self.explicit}
         temps = self.temps if temp is None else (temp,)
         return replace(self, role=role, swept=False, temps=temps, **changes)
 
@@ -231,10 +231,10 @@ class Config:
         words = list(roles.get(role, []))
         if role == "kd" and self.alpha != ALPHA:
             words += ["--alpha", number(self.alpha)]
-        if "seeds" in self.typed:  # a single number after --seeds is how many
+        if "seeds" in self.explicit:  # a single number after --seeds is how many
             words += ["--seeds" if len(self.seeds) > 1 else "--seed", *map(str, self.seeds)]
         for name in PLACE_FLAGS:
-            if name in self.typed and (role, name) not in (("teacher", "student"), ("student", "teacher")):
+            if name in self.explicit and (role, name) not in (("teacher", "student"), ("student", "teacher")):
                 flag, value = f"--{name.replace('_', '-')}", str(getattr(self, name))
                 words += [f"{flag}={value}"] if value.startswith("-") else [flag, value]
         return shlex.join(["python", "train.py", *words])
@@ -562,29 +562,29 @@ def parse(program: str, argv: list[str], models: Collection[str], datasets: Coll
     argv = [
         re.sub(r"^--[^=]*", lambda m: m[0].replace("_", "-"), word) if word[:2] == "--" else word for word in argv
     ]
-    args, strangers = parser.parse_known_args(argv)
+    args, unknown_args = parser.parse_known_args(argv)
     values = vars(args)
-    typed = tuple(
+    explicit = tuple(
         name for name in values if any(re.fullmatch(f"--(no-)?{name}(=.*)?".replace("_", "-"), w) for w in argv)
     )
 
     known = [option for action in parser._actions for option in action.option_strings if option.startswith("--")]
     problems = [
         f"unknown flag {word.split('=')[0]}{elsewhere(program, word) or nearest(word.split('=')[0], known)}"
-        for word in strangers
+        for word in unknown_args
         if word.startswith("-")
-    ] or [f"unexpected {word!r}: every value belongs to a flag" for word in strangers]
+    ] or [f"unexpected {word!r}: every value belongs to a flag" for word in unknown_args]
     for name, value in values.items():
         for item in value if isinstance(value, list) else [value]:
             if isinstance(item, Problem):
                 problems.append(f"--{name.replace('_', '-')} {item.text}")
-    problems += contradictions(program, values, typed)
+    problems += contradictions(program, values, explicit)
     if problems:
         for problem in problems:
             print(f"error: {problem}", file=sys.stderr)
         print(f"hint: python {program} --help", file=sys.stderr)
         raise SystemExit(2)
-    return resolve(values | {"command_line": shlex.join(["python", program, *argv])}, typed)
+    return resolve(values | {"command_line": shlex.join(["python", program, *argv])}, explicit)
 
 
 def elsewhere(program: str, word: str) -> str:
@@ -594,7 +594,7 @@ def elsewhere(program: str, word: str) -> str:
     return f": only {other} has it" if name in only else ""
 
 
-def contradictions(program: str, values: dict[str, Any], typed: Collection[str]) -> list[str]:
+def contradictions(program: str, values: dict[str, Any], explicit: Collection[str]) -> list[str]:
     """What is wrong with flags together rather than alone."""
     values = {name: False if isinstance(value, Problem) else value for name, value in values.items()}
     roles = [f"--{name}" for name in ("tto", "kd", "all", "sweep", "checkpoint") if values.get(name)]
@@ -604,18 +604,18 @@ def contradictions(program: str, values: dict[str, Any], typed: Collection[str])
     if len(roles) > 1:
         problems.append(f"{' and '.join(roles)} exclude each other")
     for name in ("temp", "alpha", "seeds"):
-        if name in typed and values.get(name) == []:
+        if name in explicit and values.get(name) == []:
             problems.append(f"--{name} needs a value")
     if len(values["temp"]) > 1 and not (train and several):
         problems.append("several --temp values need train.py --all or --sweep")
     for name in ("temp", "alpha", "teacher_checkpoint"):
-        if name in typed and not {"kd", *(("all", "sweep") if train else ())} & {*typed}:
+        if name in explicit and not {"kd", *(("all", "sweep") if train else ())} & {*explicit}:
             problems.append(
                 f"--{name.replace('_', '-')} needs --kd True" + (", --all or --sweep" if train else "")
             )
     if not train and values["all"]:
         for name in ("export", "teacher", "student", "seed", "limit", "image_size"):
-            if name not in typed:
+            if name not in explicit:
                 continue
             problems.append(
                 f"--{name.replace('_', '-')} and --all exclude each other: --all is every finished run as it is"
@@ -623,30 +623,30 @@ def contradictions(program: str, values: dict[str, Any], typed: Collection[str])
     if len(values["alpha"]) > 1 and not (train and values["sweep"]):
         problems.append("several --alpha values need train.py --sweep")
     if train:
-        if {"seed", "seeds"} <= {*typed}:
+        if {"seed", "seeds"} <= {*explicit}:
             problems.append("--seed and --seeds exclude each other")
         seeds = values["seeds"] or []
         if len(seeds) == 1 and not 0 < seeds[0] <= MOST_SEEDS:
             problems.append(f"--seeds N is how many, from 1 to {MOST_SEEDS}; --seed names a single one")
         if len(set(seeds)) < len(seeds):
             problems.append("--seeds names a seed twice")
-        if values["sweep"] and values["val_size"] == 0 and "val_size" in typed:
+        if values["sweep"] and values["val_size"] == 0 and "val_size" in explicit:
             problems.append("--sweep ranks by validation, and --val-size 0 leaves no images for it")
         if values["teacher_checkpoint"] and values["all"]:
             problems.append("--teacher-checkpoint and --all exclude each other: --all trains its own teacher")
-        if "views" in typed and values["tto"]:
+        if "views" in explicit and values["tto"]:
             problems.append("--views is for students: a teacher sees every image anew in each epoch")
         for name in ("teacher_cache", "teacher_cache_limit"):
-            if name in typed and not kd and not several:
+            if name in explicit and not kd and not several:
                 problems.append(f"--{name.replace('_', '-')} needs --kd True, --all or --sweep")
         if values["resume"] and values["overwrite"]:
             problems.append("--resume and --overwrite exclude each other")
-    if "image_size" in typed and values["dataset"] != "folder":
+    if "image_size" in explicit and values["dataset"] != "folder":
         problems.append("--image-size needs --dataset folder: the other datasets have a size of their own")
     return problems
 
 
-def resolve(values: dict[str, Any], typed: tuple[str, ...]) -> Config:
+def resolve(values: dict[str, Any], explicit: tuple[str, ...]) -> Config:
     """Fill in what was left open with the defaults of the dataset and the recipe of the role."""
     role = next(
         (
@@ -657,7 +657,7 @@ def resolve(values: dict[str, Any], typed: tuple[str, ...]) -> Config:
         "student",
     )
     defaults = defaults_for(values["dataset"])
-    temps = values["temp"] if "temp" in typed else TEMPS.get(role, values["temp"])
+    temps = values["temp"] if "temp" in explicit else TEMPS.get(role, values["temp"])
     filled = dict.fromkeys((field.name for field in fields(Config)), None)
     filled |= recipe_for(values["dataset"], role, "default") | {"recipe": "default", "swept": False}
     filled |= {name: value for name, value in values.items() if value is not None and name in filled}
@@ -665,8 +665,8 @@ def resolve(values: dict[str, Any], typed: tuple[str, ...]) -> Config:
     seeds = values.get("seeds") or [values["seed"]]
     if len(seeds) == 1 and values.get("seeds"):
         seeds = range(seeds[0])
-    alphas = ALPHAS_OF_A_SWEEP if role == "sweep" and "alpha" not in typed else values.get("alpha", (ALPHA,))
+    alphas = ALPHAS_OF_A_SWEEP if role == "sweep" and "alpha" not in explicit else values.get("alpha", (ALPHA,))
     lists = {"temps": temps, "alphas": alphas, "seeds": seeds}
     filled |= {name: tuple(dict.fromkeys(items)) for name, items in lists.items()}
-    config = Config(**filled | {"seed": filled["seeds"][0], "role": role, "typed": typed})
+    config = Config(**filled | {"seed": filled["seeds"][0], "role": role, "explicit": explicit})
     return config.as_role(role)

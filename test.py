@@ -14,8 +14,8 @@ from pathlib import Path
 from config import parse
 from models import MODELS, build_model
 from utils.data.sources import SOURCES
-from utils.errors import UserError
-from utils.program import run
+from utils.runtime.errors import UserError
+from utils.runtime.program import run
 
 
 def main(argv: list[str]) -> None:
@@ -26,28 +26,28 @@ def main(argv: list[str]) -> None:
         raise UserError(f"there is no checkpoint {path}", hint)
 
     # Only now: importing torch takes seconds, and a mistyped command is answered at once.
-    from utils.assessment import Assessor, brief
-    from utils.device import Compute
-    from utils.export import export, require_ready
-    from utils.page import write_page
-    from utils.report import finished_runs
-    from utils.results import RunDir
+    from utils.evaluation.export import export, require_ready
+    from utils.reporting.page import write_page
+    from utils.reporting.table import finished_runs
+    from utils.runtime.device import Compute
+    from utils.runtime.run_dir import RunDir
+    from utils.test_run import Evaluator, brief
 
     if config.export:
         require_ready(Path(config.export))
     compute = Compute.choose(config.device, config.precision)
     places = ("dataset", "data_dir", "image_size", "limit")
-    typed = {name: getattr(config, name) for name in places if name in config.typed}
-    assessor = Assessor(typed, compute, build_model)
+    explicit = {name: getattr(config, name) for name in places if name in config.explicit}
+    evaluator = Evaluator(explicit, compute, build_model)
     if config.role == "all":
-        found, missed = assessor.assess_all(finished_runs(config.dataset_dir, config.command("all")))
+        found, missed = evaluator.evaluate_all(finished_runs(config.dataset_dir, config.command("all")))
         print(f"page: {write_page(config.dataset_dir)}")
         if missed:
             raise UserError(f"{len(missed)} of {len(found) + len(missed)} runs could not be measured", "see above")
     else:
-        found = brief(assessor.assess(path, None if config.checkpoint else RunDir(config.run_dir)))
+        found = brief(evaluator.evaluate(path, None if config.checkpoint else RunDir(config.run_dir)))
         if config.export:
-            network = assessor.network(path)
+            network = evaluator.network(path)
             export(network.model, network.kept, network.test, compute, config.export)
     print(json.dumps(found))
 

@@ -12,8 +12,8 @@ import sys
 from config import parse
 from models import MODELS, build_model
 from utils.data.sources import SOURCES
-from utils.errors import UsageError
-from utils.program import run
+from utils.runtime.errors import UsageError
+from utils.runtime.program import run
 
 
 def main(argv: list[str]) -> None:
@@ -30,13 +30,13 @@ def main(argv: list[str]) -> None:
 
     # Only now: importing torch takes seconds, and a mistyped command is answered at once.
     from utils.data.dataset import load_dataset
-    from utils.device import Compute
-    from utils.interrupt import Interrupt
-    from utils.page import PAGE, write_page
-    from utils.report import write_report
-    from utils.run import run_dir_of, train_run
-    from utils.sweep import write_sweep
-    from utils.watch import require_tensorboard
+    from utils.reporting.page import PAGE, write_page
+    from utils.reporting.sweep import write_sweep
+    from utils.reporting.table import write_report
+    from utils.runtime.device import Compute
+    from utils.runtime.signals import Interrupt
+    from utils.train_run import run_dir_of, train_run
+    from utils.training.tensorboard import require_tensorboard
 
     if config.tensorboard:
         require_tensorboard()
@@ -53,8 +53,8 @@ def main(argv: list[str]) -> None:
     again = [*argv, *["--no-overwrite"] * config.overwrite, *["--resume"] * (not config.resume)]
     with Interrupt(note=f"go on with: {shlex.join(['python', 'train.py', *again])}") as interrupt:
         for each in runs:
-            train_run(each, dataset, compute, build_model, interrupt.check, skip)
-            interrupt.check()
+            train_run(each, dataset, compute, build_model, interrupt.check_interrupt, skip)
+            interrupt.check_interrupt()
     if config.role == "sweep":
         print(f"table and heat map: {write_sweep(config.sweep_dir, run_dir_of(runs[0]))}")
     else:

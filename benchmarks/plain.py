@@ -65,7 +65,7 @@ def plain_epoch(
 
 
 def usual_kernels(tips: bool):
-    """cuDNN as such loops leave it; ours is set for the whole process (see `utils.device`)."""
+    """cuDNN as such loops leave it; ours is set for the whole process (see `utils.runtime.device`)."""
     return torch.backends.cudnn.flags(enabled=True, benchmark=tips, deterministic=False, allow_tf32=True)
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from benchmarks.throughput import Bench, wait
 from models import MODELS
-from utils.cuda_graph import WARM_UP
-from utils.device import Compute
+from utils.runtime.device import Compute
+from utils.training.cuda_graph import WARM_UP
 
 IMAGES = (1024, 2048, 4096, 8192)
 BATCHES = (64, 128, 256, 512, 1024, 2048)

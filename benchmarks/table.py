@@ -21,13 +21,13 @@ ROOT = Path(__file__).parent.parent
 # phase -> the functions (module, name or class.name) whose time it is
 PHASES = {
     "data": [("utils.data.dataset", "load_dataset")],
-    "teacher": [("utils.run", "load_teacher")],
-    "teacher's answers": [("utils.answers", "Answers.__call__")],
-    "capture": [("utils.cuda_graph", "GraphedStep._captured")],
-    "training": [("utils.trainer", "_train_epoch")],
-    "evaluation": [("utils.trainer", "evaluate"), ("utils.run", "predict")],
-    "saving": [("utils.saver", "Saver.write")],
-    "plots and table": [("utils.run", "plot_run"), ("utils.report", "write_report")],
+    "teacher": [("utils.train_run", "load_teacher")],
+    "teacher's answers": [("utils.distillation.cache", "Answers.__call__")],
+    "capture": [("utils.training.cuda_graph", "GraphedStep._captured")],
+    "training": [("utils.training.loop", "_train_epoch")],
+    "evaluation": [("utils.training.loop", "evaluate"), ("utils.train_run", "predict")],
+    "saving": [("utils.training.checkpoint_writer", "CheckpointWriter.write")],
+    "plots and table": [("utils.train_run", "plot_run"), ("utils.reporting.table", "write_report")],
 }
 
 
@@ -59,10 +59,10 @@ def child(started: float, flags: list[str], target: Path) -> None:
     from importlib import import_module
     from operator import attrgetter
 
-    from utils.program import run
+    from utils.runtime.program import run
 
     clock = Clock(started)
-    os.environ["GOMP_SPINCOUNT"] = "2000"  # as utils.program sets it, but before the imports here
+    os.environ["GOMP_SPINCOUNT"] = "2000"  # as utils.runtime.program sets it, but before the imports here
     for phase, functions in PHASES.items():
         for module, name in functions:
             owner, _, attribute = name.rpartition(".")

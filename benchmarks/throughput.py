@@ -21,17 +21,17 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.plain import plain_epoch, plain_evaluation, plain_loader, plain_network
 from models import MODELS, build_model
-from utils.answers import open_answers
-from utils.cuda_graph import WARM_UP, graphed
 from utils.data.batches import Batches, Normalise
 from utils.data.dataset import evaluation_batches
 from utils.data.image_set import ImageSet
 from utils.data.sources.shapes import draw
-from utils.device import Compute
+from utils.distillation.cache import open_answers
+from utils.distillation.teacher import Teacher, fold_batch_norm
+from utils.evaluation.metrics import evaluate
 from utils.losses import CrossEntropy, Distillation
-from utils.metrics import evaluate
-from utils.teacher import Teacher, fold_batch_norm
-from utils.trainer import Schedule, Step, Training, fit
+from utils.runtime.device import Compute
+from utils.training.cuda_graph import WARM_UP, graphed
+from utils.training.loop import Schedule, Step, TrainState, fit
 
 VIEWS = 2  # of the kept answers: enough to change from one to the next
 
@@ -82,8 +82,8 @@ class Bench:
         model = fold_batch_norm(build_model(name, 10).eval().requires_grad_(False))
         return Teacher(self.compute.place(model), self.compute, name, name, "", None)
 
-    def training(self, model: str, batches: Batches) -> Training:
-        return Training(self.compute.place(build_model(model, 10)), Schedule(10**6, len(batches), lr=0.01))
+    def training(self, model: str, batches: Batches) -> TrainState:
+        return TrainState(self.compute.place(build_model(model, 10)), Schedule(10**6, len(batches), lr=0.01))
 
     def ours(
         self, model: str, images: int, teacher: str | None = None, kept: bool = False

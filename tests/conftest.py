@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from utils.program import SPIN_COUNT
+from utils.runtime.program import SPIN_COUNT
 
 os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)  # before torch is imported, as the programs do
 

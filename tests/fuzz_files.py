@@ -23,7 +23,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from utils.program import SPIN_COUNT
+from utils.runtime.program import SPIN_COUNT
 
 os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
 
@@ -32,12 +32,12 @@ import torch
 from PIL import Image
 
 from models import build_model
-from utils.checkpoint import load_checkpoint, restore_network
 from utils.data.sources import folder
-from utils.errors import UserError
-from utils.report import write_report
-from utils.results import RunDir
-from utils.storage import checksum
+from utils.reporting.table import write_report
+from utils.runtime.checkpoint import load_checkpoint, restore_network
+from utils.runtime.errors import UserError
+from utils.runtime.files import checksum
+from utils.runtime.run_dir import RunDir
 
 LIMIT = 20  # seconds for one file
 CHUNK = 200
@@ -101,7 +101,7 @@ class Reader:
             self.run.best,
             self.cache,
             self.run.config,
-            self.run.figures,
+            self.run.results,
             self.run.history,
         ]
         self.expected = {path: checksum(load_checkpoint(path)) for path in (self.run.last, self.run.best)}

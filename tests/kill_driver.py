@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from utils.program import SPIN_COUNT, run
+from utils.runtime.program import SPIN_COUNT, run
 
 os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
 
@@ -26,10 +26,10 @@ import torch
 
 import models.cnn  # noqa: F401
 import utils.data.sources.shapes
-import utils.report
-import utils.run
+import utils.reporting.table
+import utils.train_run
 from train import main
-from utils import storage
+from utils.runtime import files as storage
 
 FLAGS = "--dataset shapes --limit 130 --student cnn_tiny --epochs 4 --batch-size 40 --ema 0.9".split()
 STAGES = ("half written", "written", "synced", "renamed")

@@ -164,7 +164,7 @@ def test_every_optimisation_flag_works_together(command, tmp_path):
 def test_missing_cifar_offline_is_one_line_with_a_way_out(command, tmp_path):
     code = (
         "import sys, torchvision.datasets as d; d.CIFAR10.url = 'http://127.0.0.1:9/cifar.tar.gz';"
-        "from train import main; from utils.program import run; sys.exit(run(main, sys.argv[1:]))"
+        "from train import main; from utils.runtime.program import run; sys.exit(run(main, sys.argv[1:]))"
     )
     done = command("-c", code, "--data-dir", tmp_path, "--results-dir", tmp_path, check=1)
     error = done.stderr.splitlines()[-1]

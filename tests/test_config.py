@@ -470,10 +470,10 @@ def test_a_typed_flag_that_equals_one_role_s_default_holds_for_every_role():
 
 
 @pytest.mark.parametrize("dataset", SOURCES)
-@pytest.mark.parametrize("typed", ["", "--epochs 7 --lr 0.3 --schedule cosine --ema 0.99 --warmup 0"])
-def test_the_student_has_the_same_recipe_with_and_without_a_teacher(dataset, typed):
-    alone = train(f"--dataset {dataset} {typed}").identity()
-    taught = train(f"--dataset {dataset} {typed} --kd --temp 20 --alpha 0.5").identity()
+@pytest.mark.parametrize("explicit", ["", "--epochs 7 --lr 0.3 --schedule cosine --ema 0.99 --warmup 0"])
+def test_the_student_has_the_same_recipe_with_and_without_a_teacher(dataset, explicit):
+    alone = train(f"--dataset {dataset} {explicit}").identity()
+    taught = train(f"--dataset {dataset} {explicit} --kd --temp 20 --alpha 0.5").identity()
     assert set(RECIPE_FLAGS) <= set(alone)
     assert taught == alone | {"role": "kd", "temp": 20.0, "alpha": 0.5}
 

@@ -19,13 +19,13 @@ import torch
 from torch.utils.data import DataLoader  # noqa: F401  (imported before memory is limited)
 
 import train
-import utils.run
-from utils import storage
-from utils.checkpoint import load_checkpoint
-from utils.program import run
-from utils.results import RunDir
-from utils.saver import Saver
-from utils.storage import read_tensors, write_tensors
+import utils.train_run
+from utils.runtime import files as storage
+from utils.runtime.checkpoint import load_checkpoint
+from utils.runtime.files import read_tensors, write_tensors
+from utils.runtime.program import run
+from utils.runtime.run_dir import RunDir
+from utils.training.checkpoint_writer import CheckpointWriter
 
 ROOT = Path(__file__).parent.parent
 FLAGS = "--dataset shapes --limit 130 --teacher cnn_tiny --student cnn_tiny --epochs 3 --batch-size 43".split()
@@ -47,7 +47,7 @@ def few_shapes():
 def stopped(few_shapes, tmp_path_factory) -> Path:
     """Results of a training that was stopped after two of three epochs."""
     results = tmp_path_factory.mktemp("stopped")
-    real = Saver.epoch_done
+    real = CheckpointWriter.epoch_done
 
     def save_and_stop(saver, record):
         real(saver, record)
@@ -55,7 +55,7 @@ def stopped(few_shapes, tmp_path_factory) -> Path:
             raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Saver, "epoch_done", save_and_stop)
+        patch.setattr(CheckpointWriter, "epoch_done", save_and_stop)
         assert run(train.main, [*FLAGS, "--results-dir", str(results)]) == 130
     return results
 
@@ -274,17 +274,17 @@ def test_a_signal_during_a_save_ends_after_the_save(tmp_path, capsys, monkeypatc
 def test_the_resume_command_is_a_command(tmp_path, capsys, monkeypatch):
     words = [*FLAGS, "--results-dir", str(tmp_path), "--overwrite=True"]
     monkeypatch.setattr(train, "shlex", type("Join", (), {"join": staticmethod(lambda line: "\n".join(line))}))
-    real = Saver.epoch_done
+    real = CheckpointWriter.epoch_done
 
     def save_and_signal(*arguments):
         real(*arguments)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(Saver, "epoch_done", save_and_signal)
+    monkeypatch.setattr(CheckpointWriter, "epoch_done", save_and_signal)
     assert run(train.main, words) == 143
     restore_signals()
     again = capsys.readouterr().err.split("go on with: ")[1].split("\n")[2:-1]
-    monkeypatch.setattr(Saver, "epoch_done", real)
+    monkeypatch.setattr(CheckpointWriter, "epoch_done", real)
     assert run(train.main, again) == 0
     assert "resumed    after epoch 1 of 3" in capsys.readouterr().out
 
@@ -334,7 +334,8 @@ def test_a_disk_that_fills_up_at_a_checkpoint_leaves_the_old_one(results):
 
 # train.py with as few shapes as this process draws
 PROGRAM = (
-    "import sys; from train import main; from utils.program import run; from utils.data.sources import shapes;"
+    "import sys; from train import main; from utils.runtime.program import run;"
+    "from utils.data.sources import shapes;"
     "shapes.TRAIN, shapes.TEST = 200, 60; sys.exit(run(main, sys.argv[1:]))"
 )
 
@@ -345,7 +346,8 @@ def full_disk(*_arguments, **_more):
 
 def test_a_disk_that_fills_up_at_history_csv_ends_the_run(results):
     code = PROGRAM.replace(
-        "sys.exit", "import utils.results as r, errno\ndef full(*a): raise OSError(errno.ENOSPC, 'x', str(a[0]))\n"
+        "sys.exit", "import utils.runtime.run_dir as r, errno\n"
+        "def full(*a): raise OSError(errno.ENOSPC, 'x', str(a[0]))\n"
         "r.write_text = full\nsys.exit"
     )  # fmt: skip
     done = subprocess.run(
@@ -358,7 +360,7 @@ def test_a_disk_that_fills_up_at_history_csv_ends_the_run(results):
 
 
 def test_a_disk_that_fills_up_at_a_plot_only_warns(results, resume, monkeypatch):
-    monkeypatch.setattr(utils.run, "plot_run", full_disk)
+    monkeypatch.setattr(utils.train_run, "plot_run", full_disk)
     code, error = resume()
     assert code == 0
     assert error.startswith("warning: no plots: ")
@@ -393,7 +395,7 @@ def test_results_that_cannot_be_written_are_an_error_before_training(tmp_path, c
 
 
 def test_a_second_run_in_one_directory_is_refused_and_a_dead_ones_lock_is_gone(tmp_path, command):
-    holder = "import sys, time; from pathlib import Path; from utils.results import RunDir;\n"
+    holder = "import sys, time; from pathlib import Path; from utils.runtime.run_dir import RunDir;\n"
     holder += "with RunDir(Path(sys.argv[1])).locked():\n print('locked', flush=True); time.sleep(60)"
     line = [sys.executable, "-c", holder, str(tmp_path / RUN)]
     process = subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, text=True)

@@ -94,7 +94,7 @@ def test_resuming_where_nothing_is_starts(command, tmp_path):
 
 def test_a_second_sigint_ends_at_once():
     step_without_end = "with Interrupt(''):\n    print(flush=True)\n    while True:\n        time.sleep(0.01)"
-    line = [sys.executable, "-c", f"import time\nfrom utils.interrupt import Interrupt\n{step_without_end}"]
+    line = [sys.executable, "-c", f"import time\nfrom utils.runtime.signals import Interrupt\n{step_without_end}"]
     process = subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     process.stdout.readline()
     process.send_signal(signal.SIGINT)

@@ -5,8 +5,8 @@ from torch import nn
 
 from utils.data.batches import Batches, Normalise
 from utils.data.image_set import ImageSet
-from utils.device import Compute
-from utils.trainer import Schedule, Training
+from utils.runtime.device import Compute
+from utils.training.loop import Schedule, TrainState
 
 CPU = Compute(torch.device("cpu"), "fp32")
 NORMALISE = Normalise([127.0] * 3, [64.0] * 3)
@@ -30,5 +30,15 @@ def network(classes: int = 4, seed: int = 0) -> nn.Module:
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(8, classes))
 
 
-def training(epochs: int = 3, steps: int = 4, seed: int = 0, **settings) -> Training:
-    return Training(network(seed=seed), Schedule(epochs, steps, lr=0.05, **settings))
+def training(epochs: int = 3, steps: int = 4, seed: int = 0, **settings) -> TrainState:
+    return TrainState(network(seed=seed), Schedule(epochs, steps, lr=0.05, **settings))
+
+
+def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def assert_same_weights(first: dict, second: dict) -> None:
+    assert first.keys() == second.keys()
+    for name in first:
+        assert torch.equal(first[name], second[name]), name

@@ -6,7 +6,7 @@ from typing import Any
 from utils.data.batches import Batches, Normalise
 from utils.data.image_set import ImageSet
 from utils.data.sources import load_images
-from utils.device import Compute
+from utils.runtime.device import Compute
 
 # Held out where the user names no number: these many, or this share of the training images.
 VAL_SIZE = {"cifar10": 5000, "cifar100": 5000}

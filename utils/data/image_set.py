@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.errors import UserError
-from utils.storage import sha256_of
+from utils.runtime.errors import UserError
+from utils.runtime.files import sha256_of
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from utils.data.image_set import ImageSet
-from utils.errors import UserError
+from utils.runtime.errors import UserError
 
 TIMEOUT = 30  # seconds without an answer, after which a server counts as gone
 

@@ -16,8 +16,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from utils.data.image_set import ImageSet
-from utils.errors import UserError
-from utils.storage import DamagedFile, read_tensors, write_tensors
+from utils.runtime.errors import UserError
+from utils.runtime.files import DamagedFile, read_tensors, write_tensors
 
 LAYOUT = "expected train/<class>/<image> and test/<class>/<image> under --data-dir"
 DECODER = 1  # part of the key of a cache: raise it when the same files decode to other pixels
@@ -44,9 +44,9 @@ class Part:
 def load(_name: str, data_dir: Path, image_size: int) -> tuple[ImageSet, ImageSet]:
     """Load both parts, each image resized to `image_size` pixels a side; classes are those of `train/`."""
     train, test = (_scan(data_dir / name, image_size) for name in ("train", "test"))
-    strangers = sorted(set(test.class_names) - set(train.class_names))
-    if strangers:
-        raise UserError(f"{test.folder} has classes that {train.folder} lacks: {', '.join(strangers)}", LAYOUT)
+    unknown_args = sorted(set(test.class_names) - set(train.class_names))
+    if unknown_args:
+        raise UserError(f"{test.folder} has classes that {train.folder} lacks: {', '.join(unknown_args)}", LAYOUT)
     if len(train.class_names) < 2:
         raise UserError(f"{train.folder} has only one class: {train.class_names[0]}", "two or more are needed")
     number = {name: index for index, name in enumerate(train.class_names)}

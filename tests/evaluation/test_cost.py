@@ -1,0 +1,152 @@
+import pytest
+import torch
+from torch import nn
+from toys import CPU, network
+
+import utils.evaluation.cost
+from utils.evaluation.cost import latency_ms, measure_deployment, multiply_adds, throughput
+from utils.runtime.device import Compute
+
+
+class Clock:
+    """Time that passes only where a network says how long it takes: no busy machine spoils a test."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+class Timed(nn.Module):
+    """A network that needs `seconds(batch size)` for a batch, and notes how it was called."""
+
+    def __init__(self, clock: Clock, seconds):
+        super().__init__()
+        self.clock, self.seconds, self.batches = clock, seconds, []
+
+    def forward(self, images):
+        assert not self.training
+        assert torch.is_inference_mode_enabled()
+        assert images.shape[1:] == (3, 8, 8)
+        assert images.is_contiguous(memory_format=torch.channels_last)
+        self.batches.append(len(images))
+        self.clock.now += self.seconds(len(images))
+        return images.mean((2, 3))
+
+
+@pytest.fixture
+def clock(monkeypatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(utils.evaluation.cost, "time", clock)
+    return clock
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(utils.evaluation.cost, "LATENCY_SECONDS", 0.05)
+    monkeypatch.setattr(utils.evaluation.cost, "BATCH_SECONDS", 0.05)
+
+
+def test_multiply_adds_are_those_of_the_layers_by_hand():
+    # 32x32 pixels, kernel 3, stride 4: 8x8 places of 8 channels from 3 * 9 values; then 8 to 4
+    assert multiply_adds(network(), 32, CPU.device) == 8 * 8 * 8 * 27 + 8 * 4
+    grouped = nn.Conv2d(3, 6, 5, padding=2, groups=3)  # 6 channels from 25 values of one channel each
+    assert multiply_adds(grouped, 10, CPU.device) == 10 * 10 * 6 * 25
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_counting_and_timing_leave_mode_and_weights_alone(quick, training):
+    model = network().train(training)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    multiply_adds(model, 32, CPU.device)
+    assert latency_ms(model, 32, CPU) > 0
+    assert throughput(model, 32, CPU)[0] > 0
+    assert model.training is training
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_a_failing_network_gets_its_mode_back_and_is_not_taken_for_one_that_does_not_fit(clock):
+    def seconds(batch):
+        if batch > 4:
+            raise RuntimeError("shapes cannot be multiplied")
+        return 0.01
+
+    model = Timed(clock, seconds).train()
+    with pytest.raises(RuntimeError, match="shapes"):
+        throughput(model, 8, CPU)
+    assert model.training
+
+
+def test_latency_is_the_median_of_a_second_of_single_images_after_warming_up(clock):
+    model = Timed(clock, lambda batch: 0.3 if len(model.batches) in (1, 9) else 0.02)
+    assert latency_ms(model, 8, CPU) == pytest.approx(20)
+    assert set(model.batches) == {1}
+    assert len(model.batches) >= 30
+    assert clock.now < 2
+
+
+def test_a_slow_network_is_measured_a_few_times_only(clock):
+    model = Timed(clock, lambda batch: 7.0)
+    assert latency_ms(model, 8, CPU) == pytest.approx(7000)
+    assert clock.now == pytest.approx(7 * (1 + 3))
+
+
+def test_throughput_is_of_the_best_batch_though_a_smaller_one_was_slower_by_chance(clock):
+    seconds = {1: 0.001, 4: 0.02, 16: 0.004, 64: 0.1, 256: 0.2}
+    model = Timed(clock, seconds.get)
+    assert throughput(model, 8, CPU) == (pytest.approx(16 / 0.004), 16)
+    assert max(model.batches) == 256
+    assert clock.now < 4
+
+
+def test_a_network_that_grows_faster_with_every_batch_is_tried_up_to_the_largest(clock):
+    assert throughput(Timed(clock, lambda batch: 0.01), 8, CPU) == (pytest.approx(256 / 0.01), 256)
+
+
+def test_a_batch_that_would_take_long_is_not_tried(clock):
+    model = Timed(clock, lambda batch: 0.1 * batch**0.9)
+    assert throughput(model, 8, CPU)[1] == max(model.batches) == 4
+
+
+@pytest.mark.parametrize("message", ["CUDA out of memory. Tried to allocate 2 GiB", "can't allocate memory"])
+def test_a_batch_that_does_not_fit_in_memory_ends_the_search(clock, message):
+    def seconds(batch):
+        if batch > 4:
+            raise RuntimeError(message)
+        return 0.002
+
+    assert throughput(Timed(clock, seconds), 8, CPU)[1] == 4
+
+
+def test_a_network_of_which_not_one_image_fits_says_so(clock):
+    def seconds(batch):
+        raise RuntimeError("CUDA out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        throughput(Timed(clock, seconds), 8, CPU)
+
+
+def test_the_figures_of_evidence_json_are_all_there(quick):
+    compute = Compute(torch.device("cpu"), "bf16")
+    measured = measure_deployment(network(), 32, compute)
+    promised = "parameters multiply_adds file_bytes latency_ms throughput throughput_batch device threads"
+    assert list(measured) == promised.split()
+    assert measured["parameters"] == 3 * 9 * 8 + 16 + 8 * 4 + 4
+    assert measured["multiply_adds"] == 8 * 8 * 8 * 27 + 8 * 4
+    assert measured["file_bytes"] == 4 * (3 * 9 * 8 + 4 * 8 + 8 * 4 + 4) + 8  # and the int64 count of batch norm
+    assert measured["latency_ms"] > 0
+    assert measured["throughput"] > 0
+    assert measured["throughput_batch"] in (1, 4, 16, 64, 256)
+    assert measured["device"] == str(compute)
+    assert measured["threads"] == torch.get_num_threads()
+
+
+@pytest.mark.gpu
+def test_on_cuda_the_clock_waits_for_the_device():
+    compute = Compute.choose("cuda", "bf16")
+    heavy = compute.place(nn.Sequential(nn.Conv2d(3, 512, 3, padding=1), *[nn.Conv2d(512, 512, 3)] * 8))
+    measured = measure_deployment(heavy, 64, compute)
+    assert measured["threads"] is None
+    # No GPU does 2e15 operations a second in bfloat16: a faster figure would be that of the launches alone.
+    assert measured["throughput"] * 2 * measured["multiply_adds"] < 5e15

@@ -1,0 +1,190 @@
+"""test.py as a report, over the runs of one small experiment."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from toys import CPU
+
+from models import build_model
+from utils.data.batches import Normalise
+from utils.data.sources.shapes import draw
+from utils.runtime.checkpoint import load_checkpoint, restore_network
+from utils.runtime.errors import UserError
+from utils.runtime.run_dir import RunDir
+from utils.test_run import Evaluator
+
+WORDS = "--dataset shapes --limit 300 --teacher cnn --student cnn_tiny --epochs 2".split()
+
+
+@pytest.fixture(scope="module")
+def results(command, tmp_path_factory):
+    """Two seeds of teacher, student and taught student, and what `test.py --all` says of them."""
+    folder = tmp_path_factory.mktemp("assessed")
+    command("train.py", "--all", "--temp", 5, "--seeds", 2, *WORDS, "--results-dir", folder)
+    done = command("test.py", "--all", "--dataset", "shapes", "--results-dir", folder)
+    return folder / "shapes", done.stdout
+
+
+@pytest.fixture
+def copy(results, tmp_path):
+    return shutil.copytree(results[0], tmp_path / "shapes")
+
+
+def predictions(checkpoint) -> np.ndarray:
+    """Straight from the checkpoint: what analysis is checked with."""
+    kept = load_checkpoint(checkpoint)
+    model = restore_network(checkpoint, kept, build_model).eval()
+    images = draw(4000, seed=2).first(300)
+    with torch.no_grad():
+        return model(Normalise(kept["mean"], kept["std"])(images.images)).argmax(1).numpy()
+
+
+def test_all_measures_every_finished_run_and_writes_the_page(results):
+    folder, output = results
+    found = json.loads(output.splitlines()[-1])
+    assert len(found) == 6
+    for run in folder.glob("*/seed*"):
+        names = {path.name for path in run.iterdir()}
+        assert {"analysis.json", "reliability.png", "confusion.png", "mistakes.png"} <= names
+        figures = json.loads((run / "test.json").read_text())
+        assert found[str(run)]["top1"] == figures["top1"]
+    assert (folder / "report.html").stat().st_size > 100_000
+    assert "report.html" in output
+
+
+def test_the_figures_of_training_and_of_test_py_are_the_same(results, command, tmp_path):
+    command("train.py", *WORDS, "--results-dir", tmp_path)
+    trained = json.loads((tmp_path / "shapes/student-cnn_tiny/seed0/test.json").read_text())
+    assert trained == json.loads((results[0] / "student-cnn_tiny/seed0/test.json").read_text())
+
+
+def test_a_taught_student_is_compared_with_its_teacher_and_with_itself_alone(results):
+    labels = draw(4000, seed=2).first(300).labels.numpy()
+    for seed in ("seed0", "seed1"):
+        taught, teacher, alone = (
+            predictions(results[0] / run / seed / "last.pt")
+            for run in ("kd-cnn_tiny-t5", "teacher-cnn", "student-cnn_tiny")
+        )
+        found = json.loads((results[0] / "kd-cnn_tiny-t5" / seed / "analysis.json").read_text())
+        mistakes = teacher != labels
+        assert found["teacher"]["run"] == "teacher-cnn"
+        assert found["teacher"]["agreement"] == pytest.approx(100 * (taught == teacher).mean(), abs=1e-3)
+        assert found["teacher"]["teacher_mistakes"] == mistakes.sum()
+        assert found["teacher"]["inherited"] == pytest.approx(100 * (taught == teacher)[mistakes].mean(), abs=1e-3)
+        assert found["baseline"]["run"] == "student-cnn_tiny"
+        gain = 100 * ((taught == labels).mean() - (alone == labels).mean())
+        assert found["baseline"]["gain"] == pytest.approx(gain, abs=1e-3)
+        gains = [
+            100 * ((taught == labels)[labels == c].mean() - (alone == labels)[labels == c].mean())
+            for c in range(10)
+        ]
+        assert found["baseline"]["per_class_gain"] == pytest.approx(gains, abs=1e-3)
+
+
+def change(checkpoint, **config) -> None:
+    """Change the settings that a checkpoint keeps."""
+    kept = torch.load(checkpoint, weights_only=True)
+    kept["config"] |= config
+    kept.pop("checksum")
+    torch.save(kept, checkpoint)
+
+
+def test_a_teacher_that_was_trained_again_or_a_student_of_another_recipe_is_not_compared(copy):
+    taught, alone = copy / "kd-cnn_tiny-t5/seed0", copy / "student-cnn_tiny/seed0/last.pt"
+    shutil.copy(copy / "teacher-cnn/seed1/last.pt", copy / "teacher-cnn/seed0/last.pt")
+    change(alone, lr=7.0)
+    change(taught / "last.pt", teacher_path="gone/last.pt")
+    found = Evaluator({}, CPU, build_model).evaluate(taught / "last.pt", RunDir(taught))
+    assert found["teacher"] is None
+    assert found["baseline"] is None
+
+
+def test_a_run_without_its_neighbours_is_measured_alone(copy):
+    taught = copy / "kd-cnn_tiny-t5/seed0"
+    shutil.rmtree(copy / "teacher-cnn")
+    shutil.rmtree(copy / "student-cnn_tiny")
+    change(taught / "last.pt", teacher_path="gone/last.pt")
+    found = Evaluator({}, CPU, build_model).evaluate(taught / "last.pt", RunDir(taught))
+    assert (found["teacher"], found["baseline"]) == (None, None)
+
+
+def test_other_test_images_than_those_of_the_run_leave_its_figures_alone(copy):
+    run = copy / "student-cnn_tiny/seed0"
+    before = (run / "test.json").read_bytes(), (run / "analysis.json").read_bytes()
+    found = Evaluator({"limit": 100}, CPU, build_model).evaluate(run / "last.pt", RunDir(run))
+    assert found["images"] == 100
+    assert before == ((run / "test.json").read_bytes(), (run / "analysis.json").read_bytes())
+    assert json.loads((run / "last.analysis.json").read_text())["images"] == 100
+
+
+def test_a_checkpoint_of_its_own_is_measured_beside_itself(copy, tmp_path):
+    lonely = tmp_path / "lonely.pt"
+    shutil.copy(copy / "kd-cnn_tiny-t5/seed0/best.pt", lonely)
+    Evaluator({}, CPU, build_model).evaluate(lonely, None)
+    assert {path.name for path in tmp_path.glob("lonely.*")} == {
+        "lonely.pt", "lonely.test.json", "lonely.analysis.json",
+        "lonely.reliability.png", "lonely.confusion.png", "lonely.mistakes.png",
+    }  # fmt: skip
+
+
+def test_a_checkpoint_of_other_classes_than_the_images_is_refused(copy):
+    path = copy / "student-cnn_tiny/seed0/last.pt"
+    kept = torch.load(path, weights_only=True)
+    kept["class_names"][0] = "blob"
+    kept.pop("checksum")
+    torch.save(kept, path)
+    with pytest.raises(UserError, match="class_names"):
+        Evaluator({}, CPU, build_model).network(path)
+
+
+def test_an_overwritten_run_keeps_no_evidence_of_the_one_before(copy):
+    run = RunDir(copy / "student-cnn_tiny/seed0")
+    (run.path / "notes.txt").write_text("mine")
+    run.clear()
+    assert {path.name for path in run.path.iterdir()} == {"notes.txt", ".lock"}
+
+
+def test_export_goes_with_one_network_and_is_checked_before_anything_is_measured(results, command, tmp_path):
+    pytest.importorskip("onnxruntime")
+    words = ["test.py", "--kd", "--dataset", "shapes", "--teacher", "cnn", "--student", "cnn_tiny"]
+    words += ["--results-dir", results[0].parent, "--export", tmp_path / "out"]
+    done = command(*words)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "student.safetensors", "student.onnx", "student.pt2", "card.json",
+    }  # fmt: skip
+    assert json.loads(done.stdout.splitlines()[-1])["images"] == 300
+    again = command(*words, check=1)
+    assert again.stderr.startswith("error: --export")
+    assert len(again.stderr.splitlines()) == 1
+    assert "top-1" not in again.stdout
+
+
+def test_a_run_that_cannot_be_measured_is_named_and_the_others_are_measured(copy, command):
+    (copy / "student-cnn_tiny/seed0/last.pt").unlink()
+    (copy / "teacher-cnn/seed1/last.pt").write_bytes(b"PK")
+    (copy / "report.html").unlink()
+    done = command("test.py", "--all", "--dataset", "shapes", "--results-dir", copy.parent, check=1)
+    warnings = [line for line in done.stderr.splitlines() if line.startswith("warning: ")]
+    assert len(warnings) == 2
+    assert "student-cnn_tiny/seed0 is not measured" in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: 2 of 6 runs could not be measured")
+    assert (copy / "report.html").exists()
+
+
+def test_a_teacher_elsewhere_is_found_and_what_is_not_compared_is_said(copy, command, tmp_path, capsys):
+    command("train.py", "--kd", *WORDS, "--results-dir", tmp_path / "r", "--teacher-checkpoint",
+            copy / "teacher-cnn/seed0/last.pt")  # fmt: skip
+    run = RunDir(tmp_path / "r/shapes/kd-cnn_tiny-t5/seed0")
+    found = Evaluator({}, CPU, build_model).evaluate(run.last, run)
+    assert found["teacher"]["run"] == "teacher-cnn"
+    assert found["baseline"] is None
+    assert "not compared with the student alone" in capsys.readouterr().out
+
+
+def test_evidence_that_compares_with_an_overwritten_run_goes_with_it(copy):
+    RunDir(copy / "student-cnn_tiny/seed0").clear()
+    assert not (copy / "kd-cnn_tiny-t5/seed0/analysis.json").exists()
+    assert (copy / "kd-cnn_tiny-t5/seed1/analysis.json").exists()

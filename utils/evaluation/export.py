@@ -1,0 +1,265 @@
+"""A trained network as files for other programs, each read back and compared with the live network."""
+
+import copy
+import hashlib
+import io
+import json
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from utils.data.batches import Normalise
+from utils.data.dataset import evaluation_batches
+from utils.data.image_set import ImageSet
+from utils.evaluation.metrics import count_parameters
+from utils.runtime.checkpoint import weights_sha256
+from utils.runtime.device import Compute
+from utils.runtime.errors import UserError
+from utils.runtime.files import atomic_write
+
+EXTRAS = ("safetensors", "onnx", "onnxscript", "onnxruntime")
+CARD = "card.json"
+MOST_IMAGES = 10_000  # that a file is compared on
+NEAR_TIE = 1e-4  # of the two best logits: rounding may exchange them
+TOLERANCE = 1e-3  # of a logit, as a share of the largest one: rounding is a hundred times smaller
+
+Answer = Callable[[Tensor], Tensor]  # uint8 [B, H, W, 3] -> logits float32 [B, C], both on the CPU
+
+
+class Deployable(nn.Module):
+    """A network with its normalisation: raw pixels uint8 [B, H, W, 3] in, logits float32 [B, C] out."""
+
+    def __init__(self, network: nn.Module, mean: list[float], std: list[float]):
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", torch.tensor(mean))  # per channel, on the scale 0 to 255
+        self.register_buffer("std", torch.tensor(std))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(((images.float() - self.mean) / self.std).permute(0, 3, 1, 2))
+
+
+def require_ready(folder: Path) -> None:
+    """Raise UserError unless the extra packages are there and `folder` can take the files; writes nothing."""
+    missing = [name for name in EXTRAS if find_spec(name) is None]
+    if missing:
+        raise UserError(f"--export needs {' and '.join(missing)}", f"pip install {' '.join(missing)}")
+    other = "name another --export folder"
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        raise UserError(f"--export {folder}: {nearest} is not a folder", other)
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise UserError(f"--export {folder}: {nearest} cannot be written to", f"check its permissions, or {other}")
+    present = [name for name in (*FORMATS, CARD) if os.path.lexists(folder / name)]
+    if present:
+        raise UserError(f"--export {folder}: it holds {', '.join(present)} already", f"{other}, or remove it")
+
+
+@torch.no_grad()
+def export(
+    network: nn.Module, kept: dict[str, Any], test: ImageSet, compute: Compute, folder: str | Path
+) -> dict[str, Any]:
+    """Write `student.safetensors`, `student.onnx`, `student.pt2` and `card.json` to `folder`; returns the card.
+
+    `network` is in eval mode on the device of `compute`, and `kept` the checkpoint that it was restored from.
+    Each file is read back and has to answer as `network` does in float32, on up to 10,000 test images spread
+    evenly over the set: the same top-1, unless the two best logits are less than 1e-4 apart. All files appear
+    together, or none. Raises UserError where a package is missing, where `folder` cannot take the files or holds
+    some, where the network cannot be exported, and where a file answers differently.
+    """
+    folder = Path(folder)
+    require_ready(folder)
+    normalise = Normalise(kept["mean"], kept["std"])
+    batches = evaluation_batches(test.to(compute.device), normalise).epoch(0)
+    logits = torch.cat([network(batch.images).float().cpu() for batch in batches])  # [N, C]
+    count = min(len(test), MOST_IMAGES)
+    chosen = torch.arange(count) * len(test) // count
+    few = test.to(torch.device("cpu")).select(chosen)
+    parts = few.images.split(evaluation_batches(few, normalise).batch_size)
+
+    deployable = Deployable(_plain_copy(network), kept["mean"], kept["std"]).eval()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as files, _quiet():
+            # The first to enter is the last to appear: a card is only ever seen beside all that it tells of.
+            card_file = files.enter_context(atomic_write(folder / CARD))
+            card = _card(network, kept, test, compute, logits)
+            program = _trace(deployable, test.image_size)
+            for name, (make, load, content) in FORMATS.items():
+                file = files.enter_context(atomic_write(folder / name))
+                data = make(deployable.network, program, kept)
+                file.write(data)
+                file.flush()
+                check = compare(name, load(Path(file.name), deployable, kept), parts, logits[chosen])
+                sha256 = hashlib.sha256(data).hexdigest()
+                card["files"][name] = {"content": content, "bytes": len(data), "sha256": sha256, "check": check}
+            text = json.dumps(card, indent=1, ensure_ascii=False) + "\n"
+            card_file.write(text.encode(errors="surrogateescape"))
+    except (UserError, MemoryError):
+        raise
+    except OSError as error:
+        what = f"--export {folder} cannot be written: {error.strerror or error}"
+        raise UserError(what, "free some space, or name another --export folder") from error
+    except Exception as error:  # torch, onnxscript and onnxruntime have dozens of kinds, with no common base
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        hint = f"pip install --upgrade {' '.join(EXTRAS)}; --debug shows where"
+        raise UserError(f"{kept['model_name']} cannot be exported: {text:.300}", hint) from error
+    for name, file in card["files"].items():
+        check = file["check"]
+        same = f"{check['images'] - check['top1_differs']:,} of {check['images']:,} images"
+        print(
+            f"{folder / name}: {file['bytes']:,} bytes, same top-1 as the live network on {same} "
+            f"({check['near_ties']} near ties), logits within {check['largest_logit_difference']:.1e}"
+        )
+    return card
+
+
+def compare(name: str, answer: Answer, parts: tuple[Tensor, ...], expected: Tensor) -> dict[str, Any]:
+    """Compare a file's logits with those `expected` (float32 [N, C]) for images in batches, and for one alone.
+
+    Returns what the card says of it. Raises UserError for another top-1 where the two best logits are at least
+    `NEAR_TIE` apart, and for logits that differ by more than rounding, or are not finite.
+    """
+    logits = torch.cat([answer(part) for part in parts])
+    alone = answer(parts[0][:1])
+    changed = logits.argmax(1) != expected.argmax(1)
+    changed[:1] |= alone.argmax(1) != expected[:1].argmax(1)
+    best = expected.topk(min(2, expected.shape[1])).values
+    near_tie = best[:, 0] - best[:, -1] < NEAR_TIE
+    difference = torch.cat((logits - expected, alone - expected[:1])).abs().max().item()
+    wrong = int((changed & ~near_tie).sum())
+    largest = max(1.0, expected.abs().max().item())
+    if wrong or not difference <= TOLERANCE * largest:  # NaN is not within it
+        what = f"{name} predicts another class on {wrong} of {len(expected)} images"
+        what += f", with logits up to {difference:.1e} off: it is not kept"
+        raise UserError(what, f"pip install --upgrade {' '.join(EXTRAS)}; if that does not help, please report it")
+    return {
+        "images": len(expected),
+        "batch_sizes": sorted({1, *map(len, parts)}),
+        "top1_differs": int(changed.sum()),
+        "near_ties": int(near_tie.sum()),
+        "largest_logit_difference": difference,
+    }
+
+
+def _plain_copy(network: nn.Module) -> nn.Module:
+    """On the CPU and in the default memory layout, so that the files are the same from any device."""
+    copied = copy.deepcopy(network).requires_grad_(False)
+    return copied.to("cpu", torch.float32, memory_format=torch.contiguous_format)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the warnings and logs of the exporters, which say nothing that a user could act on."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def _trace(deployable: Deployable, size: int) -> torch.export.ExportedProgram:
+    example = torch.zeros(2, size, size, 3, dtype=torch.uint8)  # a batch of one would be taken for a constant
+    shapes = ({0: torch.export.Dim("batch")},)
+    program = torch.export.export(deployable, (example,), dynamic_shapes=shapes)
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # paths of this machine have no business in a published file
+    return program
+
+
+def _safetensors(network: nn.Module, _program: Any, kept: dict[str, Any]) -> bytes:
+    from safetensors.torch import save
+
+    weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}  # it refuses shared memory
+    return save(weights, {"format": "pt", "model_name": kept["model_name"], "sha256": kept["sha256"]})
+
+
+def _onnx(_network: nn.Module, program: torch.export.ExportedProgram, _kept: dict[str, Any]) -> bytes:
+    names = {"input_names": ["images"], "output_names": ["logits"], "dynamic_shapes": ({0: "batch"},)}
+    made = torch.onnx.export(program, dynamo=True, external_data=False, verbose=False, **names)
+    return made.model_proto.SerializeToString()
+
+
+def _pt2(_network: nn.Module, program: torch.export.ExportedProgram, _kept: dict[str, Any]) -> bytes:
+    file = io.BytesIO()
+    torch.export.save(program, file)
+    return file.getvalue()
+
+
+def _load_safetensors(path: Path, deployable: Deployable, kept: dict[str, Any]) -> Answer:
+    from safetensors.torch import load_file
+
+    weights = load_file(path)
+    if weights_sha256(weights) != kept["sha256"]:
+        raise UserError(f"{SAFETENSORS} does not hold the weights of the checkpoint: it is not kept")
+    loaded = copy.deepcopy(deployable)
+    loaded.network.load_state_dict(weights)
+    return loaded
+
+
+def _load_onnx(path: Path, _deployable: Deployable, _kept: dict[str, Any]) -> Answer:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()  # its own default ignores OMP_NUM_THREADS
+    options.log_severity_level = 3  # errors
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return lambda images: torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
+
+
+def _load_pt2(path: Path, _deployable: Deployable, _kept: dict[str, Any]) -> Answer:
+    with open(path, "rb") as file:  # by its temporary name, torch would warn of the suffix
+        return torch.export.load(file).module()
+
+
+SAFETENSORS = "student.safetensors"
+# file -> (how its bytes are made, how it is read back, what is in it)
+FORMATS = {
+    SAFETENSORS: (_safetensors, _load_safetensors, "state_dict of the network alone, for normalised images"),
+    "student.onnx": (_onnx, _load_onnx, "ONNX graph with the normalisation, for raw pixels"),
+    "student.pt2": (_pt2, _load_pt2, "torch.export program with the normalisation, for raw pixels"),
+}
+
+
+def _card(
+    network: nn.Module, kept: dict[str, Any], test: ImageSet, compute: Compute, logits: Tensor
+) -> dict[str, Any]:
+    size, hits = test.image_size, logits.argmax(1) == test.labels.cpu()
+    config = {name: value for name, value in kept["config"].items() if name != "data_dir"}  # a place, no setting
+    return {
+        "model": kept["model_name"],
+        "parameters": count_parameters(network),
+        "classes": kept["class_names"],
+        "input": {"name": "images", "dtype": "uint8", "shape": ["batch", size, size, 3]}
+        | {"layout": "NHWC, RGB", "range": [0, 255]},
+        "normalisation": {"formula": "(pixel - mean) / std", "mean": kept["mean"], "std": kept["std"]},
+        "output": {"name": "logits", "dtype": "float32", "shape": ["batch", logits.shape[1]]},
+        "test": {
+            "images": len(test),
+            "fingerprint": test.fingerprint(),
+            "top1": round(100 * hits.double().mean().item(), 4),
+            "precision": "fp32",
+            "device": str(Compute(compute.device, "fp32")),
+        },
+        "provenance": {
+            "sha256": kept["sha256"],
+            "epoch": kept["epoch"],
+            "data": config.get("data"),
+            "teacher_sha256": config.get("teacher_sha256"),
+            "config": config,
+            "versions": {name: str(import_module(name).__version__) for name in ("torch", *EXTRAS)},
+        },
+        "files": {},
+    }

@@ -1,0 +1,58 @@
+"""Loss and accuracy, weighted by samples, added up on the device and read when somebody wants to know."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from utils.data.batches import Batches
+from utils.losses.logits import cross_entropy
+from utils.runtime.device import Compute
+
+
+class Metrics(NamedTuple):
+    loss: float  # mean over samples
+    top1: float  # percent
+    top5: float  # percent
+
+
+class Meter:
+    """Running sums over samples. `update` never waits for the device, `read` does."""
+
+    def __init__(self, device: torch.device):
+        # Loss, hits of top-1, hits of top-5, samples: on the device, so that a replayed CUDA graph adds them up.
+        self.sums = torch.zeros(4, dtype=torch.float64, device=device)
+
+    def reset(self) -> None:
+        self.sums.zero_()
+
+    def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Add a batch: its mean loss (scalar), logits [B, C] and labels int64 [B]."""
+        with torch.no_grad():
+            guesses = logits.topk(min(5, logits.shape[1])).indices
+            hits = guesses == labels[:, None]
+            self.sums[:3] += torch.stack((loss.double() * len(labels), hits[:, 0].sum(), hits.sum()))
+            self.sums[3] += len(labels)
+
+    def read(self) -> Metrics:
+        """The means so far."""
+        loss, top1, top5 = (self.sums[:3] / self.sums[3]).tolist()
+        return Metrics(loss, 100 * top1, 100 * top5)
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, batches: Batches, compute: Compute) -> Metrics:
+    """Cross-entropy and accuracy of `model` in eval mode over all batches; leaves the mode as it was."""
+    was_training = model.training
+    model.eval()
+    meter = Meter(compute.device)
+    for batch in batches.epoch(0):
+        with compute.autocast():
+            logits = model(batch.images)
+        meter.update(cross_entropy(logits, batch.labels), logits, batch.labels)
+    model.train(was_training)
+    return meter.read()
+
+
+def count_parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())

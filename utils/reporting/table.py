@@ -1,0 +1,221 @@
+"""The page of a dataset, `results/<dataset>/README.md`: the table of all finished runs, and their plots."""
+
+import re
+import statistics
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from utils.reporting.curves import plot_comparison
+from utils.reporting.statistics import Gain, paired_gain, summarise_gain
+from utils.runtime.errors import UserError
+from utils.runtime.files import write_text
+from utils.runtime.run_dir import ROLES, RunDir
+
+# Settings that differ between the seeds of a row (its teachers differ too), and those of distillation.
+USUAL_ALPHA = 0.9  # of which a title does not tell
+OF_A_SEED = ("seed", "teacher_sha256")
+PLACES = ("data_dir", "teacher_path")  # which a checkpoint keeps beside its identity
+OF_KD = ("role", "temp", "alpha", "teacher", *OF_A_SEED)
+
+
+def same_but_for_distillation(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two runs, by their identities, differ in nothing but a teacher and the seed."""
+    left, right = ({k: v for k, v in each.items() if k not in (*OF_KD, *PLACES)} for each in (one, other))
+    return left == right
+
+
+def taught_at(identity: dict[str, Any]) -> str:
+    """How a student was taught: `KD at T = 5`, with alpha where that is not the usual one."""
+    alpha = identity.get("alpha", USUAL_ALPHA)
+    return f"KD at T = {identity['temp']:g}" + (f", alpha = {alpha:g}" if alpha != USUAL_ALPHA else "")
+
+
+@dataclass
+class Row:
+    """The finished runs, one a seed, that differ in nothing but their seed."""
+
+    name: str  # the run's folder, such as kd-cnn-t5
+    note: str = ""  # what sets it apart from another row of the same folder
+    configs: dict[int, dict[str, Any]] = field(default_factory=dict)  # by seed
+    tests: dict[int, dict[str, Any]] = field(default_factory=dict)
+    histories: dict[int, list[dict[str, float | None]]] = field(default_factory=dict)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return next(iter(self.configs.values()))["identity"]
+
+    @property
+    def title(self) -> str:
+        identity = self.identity
+        if identity["role"] == "kd":
+            return f"student {identity['network']}, {taught_at(identity)}{self.note}"
+        alone = ", alone" if identity["role"] == "student" else ""
+        return f"{identity['role']} {identity['network']}{alone}{self.note}"
+
+    def settings(self, *without: str) -> dict[str, Any]:
+        return {name: value for name, value in self.identity.items() if name not in without}
+
+    def values(self, key: str) -> list[float]:
+        return [test[key] for test in self.tests.values()]
+
+    def seconds(self) -> list[float]:
+        return [sum(row["seconds"] for row in history) for history in self.histories.values()]
+
+
+def write_report(dataset_dir: Path) -> Path:
+    """Write the page of all finished runs under `dataset_dir`; returns its path."""
+    rows = read_rows(dataset_dir)
+    comparison = dataset_dir / "comparison.png"
+    titled = {row.title: list(row.histories.values()) for row in rows}
+    try:
+        compared = plot_comparison(f"{dataset_dir.name}: validation accuracy", titled, comparison)
+    except OSError as error:
+        compared = False
+        print(f"warning: no plot of all runs: {error}", file=sys.stderr)
+    page = dataset_dir / "README.md"
+    write_text(page, "\n\n".join(_page(dataset_dir.name, rows, compared)) + "\n")
+    return page
+
+
+def table(rows: list[Row]) -> str:
+    """The table in Markdown; accuracies are percent on the test images after the last epoch."""
+    several = any(len(row.tests) > 1 for row in rows)
+    lines = [
+        "| model | parameters | top-1 (%) | top-5 (%) | epochs | seconds | gain over the student alone |",
+        "|:--|--:|--:|--:|--:|--:|--:|",
+    ]
+    for row in rows:
+        test = next(iter(row.tests.values()))
+        seeds = f" ({len(row.tests)} seed{'s' * (len(row.tests) > 1)})" if several else ""
+        cells = (
+            row.title + seeds,
+            f"{test['parameters']:,}",
+            f"**{spread(row.values('top1'))}**",
+            spread(row.values("top5")),
+            f"{test['epoch']}",
+            _seconds(statistics.mean(row.seconds())),
+            gain(row, rows),
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _seconds(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
+
+
+def read_rows(dataset_dir: Path, hint: str = "python train.py --all") -> list[Row]:
+    """A row for each folder of runs, or several where its seeds were trained with different settings.
+
+    Raises UserError, with `hint`, where there is none.
+    """
+    rows: dict[str, list[Row]] = {}
+    for path in sorted(dataset_dir.glob("*/seed*/test.json")):
+        if not re.fullmatch(r"seed\d+", path.parent.name):
+            continue  # a copy that somebody put aside
+        run, name, seed = RunDir(path.parent), path.parent.parent.name, int(path.parent.name[4:])
+        one = Row(name, "", {seed: run.read_config()}, {seed: run.read_results()}, {seed: run.read_history()})
+        for row in rows.setdefault(name, []):
+            if row.settings(*OF_A_SEED) == one.settings(*OF_A_SEED):
+                row.configs |= one.configs
+                row.tests |= one.tests
+                row.histories |= one.histories
+                break
+        else:
+            rows[name].append(one)
+    for same_name in rows.values():
+        for row in same_name[1:]:
+            first = same_name[0].settings(*OF_A_SEED)
+            changed = [f"{k} {v}" for k, v in row.settings(*OF_A_SEED).items() if first.get(k) != v]
+            row.note = f" ({', '.join(changed)})"
+    found = [row for same_name in rows.values() for row in same_name]
+    if not found:
+        raise UserError(f"{dataset_dir} holds no finished run", hint)
+    return sorted(
+        found, key=lambda row: (ROLES.index(row.identity["role"]), row.identity.get("temp", 0), row.name)
+    )
+
+
+def spread(values: Sequence[float], digits: int = 2) -> str:
+    """The mean of the seeds ± their standard deviation."""
+    if len(values) == 1:
+        return f"{values[0]:.{digits}f}"
+    return f"{statistics.mean(values):.{digits}f} ± {statistics.stdev(values):.{digits}f}"
+
+
+def finished_runs(dataset_dir: Path, hint: str) -> list[RunDir]:
+    """The run directories that the table is made from, teachers first; see `read_rows`."""
+    rows = read_rows(dataset_dir, hint)
+    return [RunDir(dataset_dir / row.name / f"seed{seed}") for row in rows for seed in sorted(row.tests)]
+
+
+def paired(row: Row, rows: Iterable[Row]) -> Gain | None:
+    """The gain in top-1 over the same student alone with the same recipe and images, seed by seed."""
+    if row.identity["role"] != "kd":
+        return None
+    for other in rows:
+        if other.identity["role"] == "student" and same_but_for_distillation(other.identity, row.identity):
+            seeds = sorted(row.tests.keys() & other.tests.keys())
+            if seeds:
+                return paired_gain(*([each.tests[seed]["top1"] for seed in seeds] for each in (row, other)))
+    return None
+
+
+def gain(row: Row, rows: Iterable[Row]) -> str:
+    """The gain in points, ± its standard deviation over seeds; empty where there is nothing to compare with."""
+    found = paired(row, rows)
+    if found is None:
+        return ""
+    return f"{found.mean:+.2f}" + (f" ± {found.sd:.2f}" if found.sd is not None else "")
+
+
+def summarise_gains(rows: Sequence[Row]) -> list[str]:
+    """A sentence for each taught student: whether it gains, and how surely."""
+    taught = [row for row in rows if row.identity["role"] == "kd"]
+    several = len({row.identity["network"] for row in taught}) > 1
+    sentences = []
+    for row in taught:
+        found = paired(row, rows)
+        of = f" of {row.identity['network']}" if several else ""
+        name = taught_at(row.identity).replace("KD", f"KD{of}") + row.note
+        if found is not None:
+            sentences.append(summarise_gain(name, found))
+        else:
+            sentences.append(f"{name}: no student alone with the same recipe to compare with")
+    return sentences
+
+
+def _page(dataset: str, rows: list[Row], compared: bool) -> Iterable[str]:
+    yield f"# Knowledge distillation on {dataset}"
+    said = summarise_gains(rows)
+    if said:
+        yield "\n".join(f"- {sentence}." for sentence in said)
+    yield table(rows)
+    first = next(iter(rows[0].configs.values()))
+    data, several = first["data"], any(len(row.tests) > 1 for row in rows)
+    over_seeds = " ± standard deviation over seeds" if several else ""
+    curves = f"; the curves are of {data['val']:,} images held out from it" if data["val"] else ""
+    yield (
+        f"Accuracy{over_seeds} on {data['test']:,} test images, read once, after the last epoch. Training had "
+        f"{data['train']:,} images{curves}. Seconds are those of training alone. The gain compares runs of the "
+        "same seed and recipe with and without a teacher."
+        + (" Its interval is that of the mean, by Student's t." if several and said else "")
+    )
+    if compared:
+        yield "![Validation accuracy of all runs over epochs](comparison.png)"
+    yield "## Each run"
+    for row in rows:
+        seed = min(row.tests)
+        folder = f"{row.name}/seed{seed}"
+        yield f"### {row.title[0].upper()}{row.title[1:]}"
+        yield (
+            f'<img src="{folder}/accuracy.png" width="49%" alt="accuracy of {row.title} over epochs"> '
+            f'<img src="{folder}/loss.png" width="49%" alt="loss of {row.title} over epochs">'
+        )
+        config = row.configs[seed]
+        yield f"Objective: `{config['objective']}`. Measured on {config['device']}.\n\n    {config['command']}"
+    yield "`python test.py --all` makes the page `report.html` beside this one: calibration, classes, cost."
+    yield "Made by `train.py` from the `config.json`, `history.csv` and `test.json` of each run."

@@ -1,0 +1,115 @@
+"""Networks in files: one dict of tensors and plain values, checked when it is read (design section 8)."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from utils.runtime.files import DamagedFile, leaves, read_tensors, sha256_of, write_tensors
+
+BuildModel = Callable[[str, int], nn.Module]  # (name, number of classes) -> network
+FORMAT = 1
+REQUIRED = {
+    "model": dict,
+    "model_name": str,
+    "num_classes": int,
+    "class_names": list,
+    "image_size": int,
+    "mean": list,
+    "std": list,
+    "config": dict,
+    "epoch": int,
+    "metrics": dict,
+    "sha256": str,
+}
+
+
+def weights_sha256(weights: dict[str, Tensor]) -> str:
+    """SHA-256 (hex) of the names and the bytes of a network's weights: what identifies a teacher."""
+    return sha256_of({name: weights[name] for name in sorted(weights)})
+
+
+def save_checkpoint(path: Path, weights: dict[str, Tensor], content: dict[str, Any]) -> None:
+    """Write `weights` and `content` (the other keys of `REQUIRED`, and what resuming needs) atomically.
+
+    Tensors may be on any device; in the file they are on the CPU.
+    """
+    weights, content = map_tensors((weights, content), lambda tensor: tensor.detach().cpu())
+    write_tensors(path, {"format": FORMAT, "model": weights, "sha256": weights_sha256(weights)} | content)
+
+
+def map_tensors(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """Nested dicts, lists and tuples with `function` applied to every tensor in them."""
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, dict):
+        return {key: map_tensors(item, function) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(map_tensors(item, function) for item in value)
+    return value
+
+
+def load_checkpoint(path: Path, plain: bool = False) -> dict[str, Any]:
+    """Read and check a checkpoint. Raises OSError where there is none, DamagedFile for anything else.
+
+    With `plain`, the plain state_dict of another program passes too, as {"model": weights}; the prefixes that
+    DataParallel (`module.`) and torch.compile (`_orig_mod.`) leave are taken off.
+    """
+    content = read_tensors(path)
+    version = content.get("format")
+    weights = content.get("state_dict", content)
+    if plain and version is None and _is_plain(weights):
+        content = {"model": {re.sub(r"^((module|_orig_mod)\.)+", "", name): t for name, t in weights.items()}}
+    elif version != FORMAT:
+        if isinstance(version, int) and version > FORMAT:
+            raise DamagedFile(f"{path} has format {version}, this program reads {FORMAT}", "update this program")
+        raise DamagedFile(f"{path} is no checkpoint of this program", "name a last.pt or best.pt")
+    else:
+        for key, kind in REQUIRED.items():
+            if not isinstance(content.get(key), kind):
+                raise DamagedFile(f"{path} is no whole checkpoint: {key!r} is missing or not a {kind.__name__}")
+        if not _is_plain(content["model"]):
+            raise DamagedFile(f"{path} is no whole checkpoint: 'model' does not hold named tensors")
+    for name, leaf in leaves(content):
+        if isinstance(leaf, Tensor) and leaf.is_floating_point() and not leaf.isfinite().all():
+            raise DamagedFile(f"{path} has values that are not finite, in {name}", "use an earlier checkpoint")
+    return content
+
+
+def _is_plain(weights: Any) -> bool:
+    named = isinstance(weights, dict) and all(isinstance(name, str) for name in weights)
+    return named and len(weights) > 0 and all(isinstance(tensor, Tensor) for tensor in weights.values())
+
+
+def restore_network(path: Path, content: dict[str, Any], build_model: BuildModel) -> nn.Module:
+    """Build the network that a checkpoint describes and give it the checkpoint's weights.
+
+    Raises DamagedFile for weights that do not fit it.
+    """
+    name, classes, weights = content["model_name"], content["num_classes"], content["model"]
+    what = f"a {name} of {classes} classes"
+    if not 0 < classes <= max((len(tensor) for tensor in weights.values() if tensor.ndim), default=0):
+        raise DamagedFile(f"{path} does not fit {what}: no weight has so many rows")  # before any memory is taken
+    try:
+        network = build_model(name, classes)
+    except KeyError as error:
+        raise DamagedFile(f"{path} holds a network {name!r}, unknown here") from error
+    require_fit(path, weights, {key: tensor.shape for key, tensor in network.state_dict().items()}, what)
+    network.load_state_dict(weights)
+    return network
+
+
+def require_fit(path: Path, weights: dict[str, Tensor], expected: dict[str, torch.Size], what: str) -> None:
+    """Raise DamagedFile unless `weights` have the `expected` names and shapes."""
+    found = {key: tensor.shape for key, tensor in weights.items()}
+    if found != expected:
+        wrong = sorted(key for key in found.keys() | expected.keys() if found.get(key) != expected.get(key))
+        first = f"{wrong[0]} is {_shape(found, wrong[0])} instead of {_shape(expected, wrong[0])}"
+        raise DamagedFile(f"{path} does not fit {what}: {first} ({len(wrong)} differ)")
+
+
+def _shape(shapes: dict[str, torch.Size], key: str) -> str:
+    return str(tuple(shapes[key])) if key in shapes else "missing"

@@ -1,0 +1,197 @@
+"""Files on disk: whole or absent whatever happens while they are written, and data only when they are read."""
+
+import errno
+import glob
+import hashlib
+import os
+import sys
+import time
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+from utils.runtime.errors import UserError
+
+SUFFIX = ".tmp"
+STALE_AFTER = 3600  # seconds in which any living process has finished its file
+
+
+class DamagedFile(UserError):
+    """A file that is not what it should be."""
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
+    """Give a binary file to write to; it becomes `path` when the block ends without an error.
+
+    Written beside `path`, flushed and fsynced, then renamed over it, and the folder fsynced, so that
+    after a crash or a power cut `path` holds either its old or its new content, whole. On an error the
+    old file stays and the temporary one goes.
+    """
+    # The process number keeps two writers of one path (a shared image cache) out of each other's way.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{SUFFIX}")
+    for stale in path.parent.glob(f".{glob.escape(path.name)}.*{SUFFIX}"):  # of processes that were killed
+        with suppress(FileNotFoundError):  # another process has just finished or removed it
+            if time.time() - stale.stat().st_mtime > STALE_AFTER:
+                stale.unlink()
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _fsync_folder(path.parent)
+
+
+def _fsync_folder(folder: Path) -> None:
+    """Make the rename itself durable (Windows has no such call)."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def try_lock(path: Path) -> Iterator[None]:
+    """Hold a lock file within the block; the lock ends with the process, however that ends.
+
+    Raises BlockingIOError if another process holds it. Windows has no such lock, and everybody gets it.
+    """
+    with open(path, "w") as file:
+        if sys.platform != "win32":
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` as UTF-8, atomically; bytes of paths that are none come out as they came in."""
+    with atomic_write(path) as file:
+        file.write(text.encode(errors="surrogateescape"))
+
+
+def write_tensors(path: Path, content: dict[str, Any]) -> None:
+    """Write a dict of tensors and plain values with a checksum, atomically, as `read_tensors` reads it."""
+    with atomic_write(path) as file:
+        try:
+            torch.save(content | {CHECKSUM: checksum(content)}, file)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from error
+            raise
+
+
+def read_tensors(path: Path, mmap: bool = False) -> dict[str, Any]:
+    """Read a dict of tensors and plain values; nothing in the file can run code (`weights_only=True`).
+
+    Damage is found before and after loading: by the CRC of each part of the archive, by tensors that claim more
+    than the file holds, and by the checksum, where `write_tensors` put one (`torch.load` alone accepts a flipped
+    bit in a weight). Raises OSError where there is nothing to read, DamagedFile for anything that is not whole.
+    """
+    _require_whole_archive(path)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except LOAD_ERRORS as error:
+        raise DamagedFile(f"{path} is damaged or not a file of tensors ({_one_line(error)})", COPY) from error
+    if not isinstance(content, dict):
+        raise DamagedFile(f"{path} holds a {type(content).__name__}, not a dict", COPY)
+    _require_plausible(path, content)
+    expected = content.pop(CHECKSUM, None)
+    if expected is not None and expected != checksum(content):
+        raise DamagedFile(f"{path} is damaged: its content does not match its checksum", COPY)
+    return content
+
+
+CHECKSUM = "checksum"
+COPY = "use another copy, or make it again"
+# What torch.load raises for files that it cannot make sense of.
+LOAD_ERRORS = (
+    UnpicklingError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    KeyError,
+    IndexError,
+    TypeError,
+    AttributeError,
+)
+LOAD_ERRORS += (OverflowError, AssertionError, ImportError)
+
+
+def _require_whole_archive(path: Path) -> None:
+    """Check the archive that `torch.save` writes: stored parts, each with its CRC."""
+    try:
+        with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
+            if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
+                raise DamagedFile(f"{path} is compressed, as torch.save never does", COPY)
+            broken = archive.testzip()
+    except (zipfile.BadZipFile, RuntimeError, EOFError, ValueError, NotImplementedError) as error:
+        what = (
+            "is empty" if path.stat().st_size == 0 else f"is damaged or not a file of tensors ({_one_line(error)})"
+        )
+        raise DamagedFile(f"{path} {what}", COPY) from error
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a damaged directory points before the start of the file
+            raise
+        raise DamagedFile(f"{path} is damaged or not a file of tensors", COPY) from error
+    if broken is not None:
+        raise DamagedFile(f"{path} is damaged in {broken}", COPY)
+
+
+def _require_plausible(path: Path, content: dict[str, Any]) -> None:
+    """Refuse what could not have come from so small a file, before anything of that size is made."""
+    size = path.stat().st_size
+    for number, (name, leaf) in enumerate(leaves(content)):
+        claims = leaf.numel() * leaf.element_size() if isinstance(leaf, Tensor) else number
+        if claims > size:
+            raise DamagedFile(f"{path} is damaged: {name} claims more than the file holds", COPY)
+        if isinstance(leaf, Tensor) and (leaf.layout != torch.strided or leaf.device.type != "cpu"):
+            raise DamagedFile(f"{path} is damaged: {name} is no plain tensor", COPY)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:120]
+
+
+def checksum(content: Any) -> str:
+    """SHA-256 (hex) of nested dicts and lists of tensors and plain values, names and order included."""
+    digest = hashlib.sha256()
+    for name, leaf in leaves(content):
+        text = sha256_of({"": leaf}) if isinstance(leaf, Tensor) else repr(leaf)
+        digest.update(f"{name}={text}\n".encode())
+    return digest.hexdigest()
+
+
+def leaves(value: Any, name: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
+    """All tensors and plain values in nested dicts, lists and tuples, each with its path."""
+    if depth > 20:
+        raise DamagedFile("a file of tensors is nested in itself", COPY)
+    if isinstance(value, (dict, list, tuple)):
+        yield name, f"{type(value).__name__} of {len(value)}"
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, item in items:
+            yield from leaves(item, f"{name}/{key!r}", depth + 1)
+    else:
+        yield name, value
+
+
+def sha256_of(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 (hex) of the names, dtypes, shapes and bytes of CPU tensors, in their order."""
+    digest = hashlib.sha256()
+    for name, tensor in tensors.items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        # Bytes, because NumPy does not know bfloat16.
+        digest.update(tensor.detach().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,169 @@
+"""A run directory: what it holds, whether it may be written to, and its rows and figures on disk."""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from utils.runtime.errors import UserError
+from utils.runtime.files import SUFFIX, try_lock, write_text
+
+FILES = ("config.json", "history.csv", "last.pt", "best.pt", "accuracy.png", "loss.png")
+ANALYSIS = "analysis.json"
+RESULTS = "test.json"  # written last: a run that has it is finished
+RESULT_KEYS = ("images", "top1", "top5", "loss", "ece", "parameters", "epoch", "model", "dataset")
+PLOTS = ("reliability.png", "confusion.png", "mistakes.png")
+AGAIN = "--overwrite makes that run again"
+ROLES = ("teacher", "student", "kd")
+NUMBER = (int, float)
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """A row of history.csv: losses are means over samples, accuracies percent."""
+
+    epoch: int
+    lr: float
+    train_loss: float
+    train_top1: float
+    train_top5: float
+    val_loss: float | None
+    val_top1: float | None
+    val_top5: float | None
+    seconds: float  # of training alone
+
+
+COLUMNS = tuple(field.name for field in fields(EpochRecord))
+
+
+class RunDir:
+    """`results/<dataset>/<run>/seed<k>/`. The final figures are in `figures`: test.json, but for a sweep."""
+
+    def __init__(self, path: Path, results: str = RESULTS):
+        self.path = path
+        self.config, self.history, self.last, self.best, self.accuracy, self.loss = (path / name for name in FILES)
+        self.results, self.analysis, self.tensorboard = (
+            path / name for name in (results, ANALYSIS, "tensorboard")
+        )
+
+    def prepare(self, identity: dict[str, Any], resume: bool, overwrite: bool, skip_finished: bool) -> str:
+        """Decide what to do with the run of these settings: "start", "resume" or "skip"; writes nothing.
+
+        Raises UserError where going on would lose what is there. Only settings that both this run and the
+        one on disk know are compared.
+        """
+        if overwrite or not any((self.path / name).exists() for name in (*FILES, self.results.name)):
+            return "start"
+        kept = self.read_config()["identity"]
+        changed = [
+            f"{name} {kept[name]} -> {identity[name]}"
+            for name in identity
+            if kept.get(name, identity[name]) != identity[name]
+        ]
+        if changed:
+            hint = "a run goes on only as it began: --overwrite replaces it, another --results-dir keeps both"
+            raise UserError(f"{self.path} holds a run with other settings: {', '.join(changed)}", hint)
+        if self.results.exists():
+            if resume or skip_finished:
+                return "skip"
+            raise UserError(
+                f"{self.path} holds this run, finished", "python test.py measures it, --overwrite repeats it"
+            )
+        if resume:
+            if not self.last.exists() and self.history.exists():
+                raise UserError(f"{self.last} is missing, so the run cannot go on", "--overwrite starts it again")
+            return "resume" if self.last.exists() else "start"
+        raise UserError(
+            f"{self.path} holds this run, unfinished", "--resume goes on with it, --overwrite starts again"
+        )
+
+    @contextmanager
+    def locked(self):
+        """Keep other processes out of this directory; the lock ends with the process, however that ends."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(try_lock(self.path / ".lock"))
+            except BlockingIOError:
+                raise UserError(
+                    f"another run is writing to {self.path}", "wait for it, or use another --seed"
+                ) from None
+            for stale in self.path.glob(f".*{SUFFIX}"):
+                stale.unlink()
+            yield
+
+    def clear(self) -> None:
+        """Remove the files of an earlier run."""
+        # Figures first: what is left after a kill must not look like a finished run.
+        found = (self.results.name, self.analysis.name, *PLOTS)
+        of_checkpoints = (f"{stem}.{name}" for stem in ("last", "best") for name in found)  # what test.py writes
+        for name in (*found, *of_checkpoints, *reversed(FILES)):
+            (self.path / name).unlink(missing_ok=True)
+        if self.path.parent.name.startswith(("teacher-", "student-")):  # what others' analysis compares them with
+            for analysis in self.path.parent.parent.glob(f"kd-*/{self.path.name}/{self.analysis.name}"):
+                analysis.unlink()
+        for events in self.tensorboard.glob("events.out.tfevents.*"):
+            events.unlink()
+
+    def write_history(self, history: Sequence[EpochRecord]) -> None:
+        """Write history.csv whole: what a torn line of an earlier run regressed is corrected."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for record in history:
+            values = asdict(record).values()
+            writer.writerow("" if value is None else f"{value:.6g}" for value in values)
+        write_text(self.history, text.getvalue())
+
+    def read_config(self) -> dict[str, Any]:
+        """What config.json records of this run. Raises UserError for a damaged file."""
+        config = read_json(self.config, identity=dict, data=dict, objective=str, device=str, command=str)
+        identity, counts = config["identity"], [config["data"].get(part) for part in ("train", "val", "test")]
+        network = identity.get("network")
+        known = identity.get("role") in ROLES and isinstance(network, str) and network.isidentifier()
+        temp = isinstance(identity.get("temp"), NUMBER) or identity.get("role") != "kd"
+        if not (known and temp and all(isinstance(count, int) for count in counts)):
+            raise UserError(f"{self.config} is damaged", AGAIN)
+        return config
+
+    def read_results(self) -> dict[str, Any]:
+        """The final figures. Raises UserError for a damaged file."""
+        return read_json(self.results, top1=NUMBER, top5=NUMBER, loss=NUMBER, parameters=int, epoch=int)
+
+    def read_history(self) -> list[dict[str, float | None]]:
+        """The rows of history.csv, numbers or None. Raises UserError for a damaged file."""
+        with open(self.history, newline="", encoding="utf-8", errors="replace") as file:
+            rows = list(csv.DictReader(file))
+        try:
+            return [{name: _number(name, row[name]) for name in COLUMNS} for row in rows]
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{self.history} is damaged", f"remove {self.results}, then --resume mends both"
+            ) from error
+
+
+def _number(column: str, text: str) -> float | None:
+    """A cell of history.csv; only validation figures may be absent."""
+    return None if not text and column.startswith("val_") else float(text)
+
+
+def read_json(path: Path, **required: type | tuple[type, ...]) -> dict[str, Any]:
+    """Read a JSON object that has the keys of `required`, of these types. Raises UserError for anything else."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing", AGAIN) from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged ({error})", AGAIN) from error
+    for key, kind in required.items():
+        if not isinstance(content, dict) or not isinstance(content.get(key), kind):
+            raise UserError(f"{path} is damaged (no {key!r} that it should have)", AGAIN)
+    return content
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
