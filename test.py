@@ -2,7 +2,7 @@
 
 python test.py --tto True                  # the teacher
 python test.py                             # the student alone
-python test.py --kd True --temp 5          # the student, taught by the teacher
+python test.py --kd True --temp 5          # the student with knowledge distillation
 python test.py --all                       # every finished run, then the page report.html
 python test.py --checkpoint FILE           # the network in this file
 """
@@ -14,18 +14,25 @@ from pathlib import Path
 from config import parse
 from models import MODELS, build_model
 from utils.data.sources import SOURCES
-from utils.runtime.errors import UserError
+from utils.losses import METHODS
+from utils.runtime.errors import UsageError, UserError
 from utils.runtime.program import run
 
 
 def main(argv: list[str]) -> None:
-    config = parse("test.py", argv, MODELS, SOURCES)
-    path = Path(config.checkpoint) if config.checkpoint else config.run_dir / "last.pt"
+    config = parse("test.py", argv, MODELS, SOURCES, METHODS)
+
+    # Only now: importing torch takes seconds, and a mistyped command is answered at once.
+    from utils.losses.spec import resolve_method
+
+    try:
+        path = Path(config.checkpoint or config.finished_run_dir(resolve_method) / "last.pt")
+    except ValueError as error:
+        raise UsageError(str(error), "python train.py --list-methods") from None
     if config.role != "all" and not path.exists():
         hint = "check the path" if config.checkpoint else f"train it first: {config.command(config.role)}"
         raise UserError(f"there is no checkpoint {path}", hint)
 
-    # Only now: importing torch takes seconds, and a mistyped command is answered at once.
     from utils.evaluation.export import export, require_ready
     from utils.reporting.page import write_page
     from utils.reporting.table import finished_runs
@@ -36,20 +43,23 @@ def main(argv: list[str]) -> None:
     if config.export:
         require_ready(Path(config.export))
     compute = Compute.choose(config.device, config.precision)
-    places = ("dataset", "data_dir", "image_size", "limit")
-    explicit = {name: getattr(config, name) for name in places if name in config.explicit}
+    names = ("dataset", "data_dir", "image_size", "limit")
+    explicit = {name: getattr(config, name) for name in names if name in config.explicit}
     evaluator = Evaluator(explicit, compute, build_model)
     if config.role == "all":
-        found, missed = evaluator.evaluate_all(finished_runs(config.dataset_dir, config.command("all")))
-        print(f"page: {write_page(config.dataset_dir)}")
-        if missed:
-            raise UserError(f"{len(missed)} of {len(found) + len(missed)} runs could not be measured", "see above")
+        folder = config.finished_dataset_dir
+        results, failed = evaluator.evaluate_all(finished_runs(folder, config.command("all")))
+        print(f"page: {write_page(folder)}")
+        if failed:
+            raise UserError(
+                f"{len(failed)} of {len(results) + len(failed)} runs could not be measured", "see above"
+            )
     else:
-        found = brief(evaluator.evaluate(path, None if config.checkpoint else RunDir(config.run_dir)))
+        results = brief(evaluator.evaluate(path, None if config.checkpoint else RunDir(path.parent)))
         if config.export:
             network = evaluator.network(path)
-            export(network.model, network.kept, network.test, compute, config.export)
-    print(json.dumps(found))
+            export(network.model, network.checkpoint, network.test, compute, config.export)
+    print(json.dumps(results))
 
 
 if __name__ == "__main__":

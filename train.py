@@ -1,8 +1,8 @@
-"""Train a teacher, a student, or a student taught by the teacher.
+"""Train a teacher, a student, or a student with knowledge distillation.
 
-python train.py --tto True                 # the teacher
+python train.py --tto True                 # the teacher (tto: train the teacher only)
 python train.py                            # the student alone
-python train.py --kd True --temp 5         # the student, taught by the teacher
+python train.py --kd True --temp 5         # the student, distilled from the teacher
 python train.py --all --temp 5 20          # all of them, then the table
 """
 
@@ -12,13 +12,24 @@ import sys
 from config import parse
 from models import MODELS, build_model
 from utils.data.sources import SOURCES
+from utils.losses import METHODS
 from utils.runtime.errors import UsageError
 from utils.runtime.program import run
 
 
 def main(argv: list[str]) -> None:
-    config = parse("train.py", argv, MODELS, SOURCES)
-    runs = config.runs()
+    config = parse("train.py", argv, MODELS, SOURCES, METHODS)
+
+    # Only now: importing torch takes seconds, and a mistyped command is answered at once.
+    from utils.losses.spec import list_methods, resolve_method
+
+    if config.list_methods:
+        print(list_methods())
+        return
+    try:
+        runs = config.runs(resolve_method)
+    except ValueError as error:
+        raise UsageError(str(error), "python train.py --list-methods") from None
     for each in runs:
         if config.role in ("kd", "sweep") and not each.teacher_path.exists():
             hint = (
@@ -28,21 +39,20 @@ def main(argv: list[str]) -> None:
                 f"--{config.role} needs a trained teacher: there is none at {each.teacher_path}", hint
             )
 
-    # Only now: importing torch takes seconds, and a mistyped command is answered at once.
     from utils.data.dataset import load_dataset
     from utils.reporting.page import PAGE, write_page
     from utils.reporting.sweep import write_sweep
     from utils.reporting.table import write_report
     from utils.runtime.device import Compute
     from utils.runtime.signals import Interrupt
-    from utils.train_run import run_dir_of, train_run
+    from utils.train_run import identity_of, run_dir_of, train_run
     from utils.training.tensorboard import require_tensorboard
 
     if config.tensorboard:
         require_tensorboard()
     skip = len(runs) > 1  # finished runs are passed over where the command means several
     for each in runs:  # before anything is loaded or trained: is there a run that this would overwrite?
-        run_dir_of(each).prepare(each.identity(), each.resume, each.overwrite, skip)
+        run_dir_of(each).prepare(identity_of(each), each.resume, each.overwrite, skip)
 
     compute = Compute.choose(config.device, config.precision)
     dataset = load_dataset(config, compute)
@@ -56,7 +66,7 @@ def main(argv: list[str]) -> None:
             train_run(each, dataset, compute, build_model, interrupt.check_interrupt, skip)
             interrupt.check_interrupt()
     if config.role == "sweep":
-        print(f"table and heat map: {write_sweep(config.sweep_dir, run_dir_of(runs[0]))}")
+        print(f"tables and heat maps: {write_sweep(config.sweep_dir, [run_dir_of(each) for each in runs])}")
     else:
         print(f"table and plots: {write_report(config.dataset_dir)}")
         if (config.dataset_dir / PAGE).exists():  # it has the same table, and must not lag behind

@@ -1,22 +1,66 @@
+"""Each method against published values, a formula in float64, and what breaks other implementations."""
+
 import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from config import parse
-from models import MODELS
-from utils.data.sources import SOURCES
-from utils.losses import OBJECTIVES, CrossEntropy, Distillation
-from utils.losses.logits import kd_loss
+from utils.losses import METHODS, Outputs, build_method
+from utils.losses.dkd import decoupled
+from utils.losses.method import CrossEntropy, kl_divergence, pair_stages
+from utils.losses.spec import list_methods, resolve_method, settings_of
 
 TEMPERATURES = (0.5, 1.0, 4.0, 5.0, 20.0)
+LOGIT_METHODS = [name for name in METHODS if resolve_method(name).kind.needs == "logits"]
+END, LABELS = torch.tensor(1.0), torch.arange(8) % 10
 
 
 def logits(seed: int, rows: int = 8, classes: int = 10, dtype=torch.float32) -> torch.Tensor:
     return torch.randn(rows, classes, generator=torch.Generator().manual_seed(seed), dtype=dtype) * 3
+
+
+def features(seed: int, *shapes: tuple[int, ...]) -> Outputs:
+    random = torch.Generator().manual_seed(seed)
+    return Outputs(logits(seed), None, tuple(torch.randn(shape, generator=random) for shape in shapes))
+
+
+# --- values of the methods' public implementations ------------------------------------------------
+
+VALUES = np.load(Path(__file__).with_name("reference_losses.npz"))
+CASES = {case["name"]: case for case in json.loads(Path(__file__).with_name("reference_losses.json").read_text())}
+
+
+def dkd_of(student, teacher, alpha, beta, temperature):
+    target, others = decoupled(student, teacher, torch.from_numpy(VALUES["target"]), temperature)
+    return temperature**2 * (alpha * target + beta * others)
+
+
+# what stands for the case's `loss`: from its inputs and parameters to its value
+IMPLEMENTED = {
+    "kd": lambda student, teacher, temperature: temperature**2 * kl_divergence(student, teacher, temperature),
+    "dkd": dkd_of,
+    "fitnet hint after the regressor": F.mse_loss,
+}
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case["loss"] in IMPLEMENTED])
+def test_value_and_gradient_agree_with_the_published_implementation(name):
+    case = CASES[name]
+    students = [torch.from_numpy(VALUES[each]).clone().requires_grad_() for each in case["student"]]
+    teachers = [torch.from_numpy(VALUES[each]) for each in case["teacher"]]
+    loss = IMPLEMENTED[case["loss"]](*students, *teachers, **case["params"])
+    loss.backward()
+    assert loss.item() == pytest.approx(case["value"], rel=1e-5)
+    for student, norm, first in zip(students, case["grad_l2"], case["grad_first5"], strict=True):
+        assert student.grad.norm().item() == pytest.approx(norm, rel=1e-5)
+        assert student.grad.flatten()[:5].tolist() == pytest.approx(first, rel=1e-4, abs=1e-7)
+
+
+# --- KD ---------------------------------------------------------------------------------------------
 
 
 def reference_kd(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
@@ -29,102 +73,201 @@ def reference_kd(student: torch.Tensor, teacher: torch.Tensor, temperature: floa
 
 
 @pytest.mark.parametrize("temperature", TEMPERATURES)
-def test_kd_loss_equals_the_formula_in_float64(temperature):
+def test_kd_equals_the_formula_in_float64(temperature):
     student, teacher = logits(0), logits(1)
-    expected = reference_kd(student, teacher, temperature)
-    torch.testing.assert_close(kd_loss(student, teacher, temperature).double(), expected, rtol=1e-5, atol=1e-7)
+    terms = build_method("kd:alpha=0.7", temperature=temperature)(Outputs(student), Outputs(teacher), LABELS, END)
+    hard = F.cross_entropy(student.double(), LABELS)
+    expected = 0.3 * hard + 0.7 * reference_kd(student, teacher, temperature)
+    torch.testing.assert_close(sum(terms.values()).double(), expected, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("temperature", TEMPERATURES)
-def test_kd_gradient_equals_the_closed_form(temperature):
+def test_the_gradient_of_kd_equals_the_closed_form(temperature):
     """d/dz_s of T^2 KL is T (softmax(z_s/T) - softmax(z_t/T)) / B (Hinton et al., equation 2)."""
     student, teacher = logits(0).requires_grad_(), logits(1)
-    kd_loss(student, teacher, temperature).backward()
+    terms = build_method(f"kd:alpha=1,temperature={temperature}")(Outputs(student), Outputs(teacher), LABELS, END)
+    terms["KL"].backward()
     q, p = (F.softmax(values.detach().double() / temperature, dim=1) for values in (student, teacher))
     torch.testing.assert_close(student.grad.double(), temperature * (q - p) / len(p), rtol=1e-5, atol=1e-7)
 
 
-def golden_cases() -> list:
-    content = json.loads((Path(__file__).parent / "kd_reference.json").read_text())
-    inputs = {name: torch.tensor(values) for name, values in content["inputs"].items()}
-    return [pytest.param(inputs, case, id=case["name"]) for case in content["cases"]]
-
-
-@pytest.mark.parametrize(("inputs", "case"), golden_cases())
-def test_kd_loss_and_gradient_agree_with_the_published_implementation(inputs, case):
-    student = inputs["student_logits"].clone().requires_grad_()
-    loss = kd_loss(student, inputs["teacher_logits"], case["temperature"])
-    loss.backward()
-    assert loss.item() == pytest.approx(case["value"], rel=1e-5)
-    assert student.grad.norm().item() == pytest.approx(case["grad_l2"], rel=1e-5)
-    assert student.grad.flatten()[:5].tolist() == pytest.approx(case["grad_first5"], rel=1e-4, abs=1e-7)
-
-
-def test_kd_loss_passes_gradcheck():
-    student, teacher = logits(2, 3, 4, torch.float64).requires_grad_(), logits(3, 3, 4, torch.float64)
-    assert torch.autograd.gradcheck(lambda z: kd_loss(z, teacher, 4.0), student)
-
-
-def test_kd_loss_of_equal_logits_is_zero_whatever_is_added_to_them():
-    student = logits(4)
-    assert kd_loss(student, student + 7, 5.0).item() == pytest.approx(0, abs=1e-5)
-
-
-def test_kd_loss_is_computed_in_float32_for_bfloat16_logits():
-    student, teacher = logits(0).bfloat16(), logits(1).bfloat16()
-    loss = kd_loss(student, teacher, 5.0)
-    assert loss.dtype == torch.float32
-    expected = reference_kd(student.double(), teacher.double(), 5.0).item()
-    assert loss.item() == pytest.approx(expected, rel=1e-5)
-
-
-def test_kd_loss_stays_in_float32_under_autocast():
-    with torch.autocast("cpu", torch.bfloat16):
-        assert kd_loss(logits(0), logits(1), 5.0).item() == kd_loss(logits(0), logits(1), 5.0).item()
-        assert kd_loss(logits(0), logits(1), 5.0).dtype == torch.float32
-
-
-@pytest.mark.parametrize("temperature", [0.01, 1.0, 1000.0])
-@pytest.mark.parametrize("size", [1e-6, 1e4])
-def test_kd_loss_and_gradient_are_finite_for_extreme_logits(temperature, size):
-    student, teacher = (logits(0) * size).requires_grad_(), logits(1) * size
-    loss = kd_loss(student, teacher, temperature)
-    loss.backward()
-    assert math.isfinite(loss.item())
+def test_the_smallest_temperature_keeps_kd_finite():
+    student = logits(0).requires_grad_()
+    terms = build_method("kd:temperature=0.01")(Outputs(student), Outputs(logits(1)), LABELS, END)
+    sum(terms.values()).backward()
     assert student.grad.isfinite().all()
 
 
-def test_gradient_keeps_its_size_when_the_temperature_rises():
-    sizes = []
-    for temperature in (10.0, 100.0):
-        student = logits(0).requires_grad_()
-        kd_loss(student, logits(1), temperature).backward()
-        sizes.append(student.grad.norm().item())
-    assert sizes[1] == pytest.approx(sizes[0], rel=0.1)
+def test_label_smoothing_moves_the_cross_entropy_of_every_method_to_the_uniform_distribution():
+    student, smoothing = logits(0), 0.1
+    log_p = F.log_softmax(student.double(), dim=1)
+    expected = (1 - smoothing) * F.nll_loss(log_p, LABELS) - smoothing * log_p.mean(1).mean()
+    method = CrossEntropy()
+    method.label_smoothing = smoothing
+    torch.testing.assert_close(method(Outputs(student), None, LABELS, END)["CE"].double(), expected)
+    terms = build_method("dkd", smoothing)(Outputs(student), Outputs(logits(1)), LABELS, END)
+    torch.testing.assert_close(terms["CE"].double(), expected)
 
 
-@pytest.mark.parametrize("alpha", [0.0, 0.3, 0.9, 1.0])
-def test_objective_weighs_distillation_with_alpha_and_cross_entropy_with_the_rest(alpha):
-    student, teacher, labels = logits(0), logits(1), torch.arange(8)
-    log_q = F.log_softmax(student.double(), 1)
-    hard = -log_q[torch.arange(8), labels].mean()
-    expected = (1 - alpha) * hard + alpha * reference_kd(student, teacher, 5.0)
-    assert Distillation(alpha, 5.0)(student, teacher, labels).item() == pytest.approx(expected.item(), rel=1e-5)
+# --- DKD --------------------------------------------------------------------------------------------
 
 
-def test_objective_without_distillation_is_cross_entropy():
-    student, labels = logits(0), torch.arange(8)
-    expected = F.cross_entropy(student.double(), labels, label_smoothing=0.1).item()
-    assert CrossEntropy(0.1)(student, None, labels).item() == pytest.approx(expected, rel=1e-6)
-    assert Distillation(0.0, 5.0, 0.1)(student, logits(1), labels).item() == pytest.approx(expected, rel=1e-6)
+def test_dkd_with_equal_weights_is_kd_when_the_teacher_is_as_sure_of_the_target():
+    """KD = TCKD + (1 - p_t) NCKD (Zhao et al., 2022, eq. 4), in float64."""
+    student, teacher = logits(0, dtype=torch.float64), logits(1, dtype=torch.float64)
+    for row in range(8):
+        one = slice(row, row + 1)
+        target, others = decoupled(student[one], teacher[one], LABELS[one], 1.0)
+        sure = F.softmax(teacher[one], dim=1)[0, LABELS[row]]
+        expected = kl_divergence(student[one], teacher[one], 1.0)
+        torch.testing.assert_close(target + (1 - sure) * others, expected)
 
 
-def test_every_role_has_an_objective_that_says_what_it_is():
-    texts = {}
-    for run in parse("train.py", ["--all", "--temp", "5", "--alpha", "0.75"], MODELS, SOURCES).runs():
-        texts[run.role] = str(OBJECTIVES[run.role](run))
-    assert texts == {
-        "teacher": "CE",
-        "student": "CE",
-        "kd": "0.25 * CE + 0.75 * 5^2 * KL at T = 5 (weights 0.25 and 18.75)",
-    }
+def test_the_warm_up_of_dkd_raises_its_own_terms_alone():
+    def terms(progress: float):
+        method = build_method("dkd:warmup=0.5")
+        return method(Outputs(logits(0)), Outputs(logits(1)), LABELS, torch.tensor(progress))
+
+    start, quarter, half, end = (terms(progress) for progress in (0.0, 0.25, 0.5, 1.0))
+    assert start["TCKD"] == start["NCKD"] == 0
+    assert quarter["NCKD"].item() == pytest.approx(end["NCKD"].item() / 2)
+    assert half["TCKD"].item() == end["TCKD"].item()
+    assert start["CE"] == end["CE"] > 0
+
+
+# --- FitNet -----------------------------------------------------------------------------------------
+
+
+def test_a_hint_is_the_distance_of_a_stage_after_a_trained_projection():
+    student, teacher = features(0, (8, 3, 16, 16), (8, 5, 8, 8)), features(1, (8, 4, 16, 16), (8, 6, 8, 8))
+    method = build_method("fitnet:weight=2,stage=1")
+    method.adapt(student, teacher)
+    terms = method(student, teacher, LABELS, END)
+    weight, bias = (p.double() for p in method.regressor.parameters())  # [6, 5, 1, 1], [6]
+    projected = torch.einsum("oi,bihw->bohw", weight[:, :, 0, 0], student.features[1].double())
+    difference = projected + bias[:, None, None] - teacher.features[1].double()
+    assert terms["hint"].item() == pytest.approx(2 * difference.square().mean().item(), rel=1e-5)
+    terms["hint"].backward()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in method.parameters())
+
+
+def test_stages_are_paired_by_resolution():
+    student, teacher = features(0, (8, 3, 16, 16), (8, 3, 8, 8)), features(1, (8, 4, 8, 8), (8, 4, 4, 4))
+    [(ours, theirs)] = pair_stages(student, teacher)
+    assert ours is student.features[1]
+    assert theirs is teacher.features[0]
+    with pytest.raises(ValueError, match=r"no stage of the same resolution .* 16x16.*4x4"):
+        pair_stages(features(0, (8, 3, 16, 16)), features(1, (8, 4, 4, 4)))
+
+
+# --- what breaks other implementations, for all methods on logits ------------------------------------
+
+
+@pytest.mark.parametrize("name", LOGIT_METHODS)
+@pytest.mark.parametrize(
+    ("student", "teacher"),
+    [
+        (logits(0) * 1000, logits(1) * 1000),  # log(softmax) of these is log(0)
+        (logits(0) * 1000, logits(0) * -1000),
+        (logits(0), logits(0)),
+        (torch.zeros(8, 10), torch.zeros(8, 10)),
+        (logits(0).half() * 1000, logits(1).half() * 1000),
+        (logits(0).bfloat16(), logits(1).half()),
+    ],
+    ids=["extreme", "opposite", "equal", "constant", "extreme half", "mixed halves"],
+)
+def test_value_and_gradient_stay_finite(name, student, teacher):
+    student = student.clone().requires_grad_()
+    terms = build_method(name)(Outputs(student), Outputs(teacher), LABELS, END)
+    loss = sum(terms.values())
+    assert loss.dtype == torch.float32
+    loss.backward()
+    assert loss.isfinite()
+    assert student.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("name", LOGIT_METHODS)
+def test_two_classes_are_enough(name):
+    student = logits(0, classes=2).requires_grad_()
+    terms = build_method(name)(Outputs(student), Outputs(logits(1, classes=2)), LABELS % 2, END)
+    sum(terms.values()).backward()
+    assert student.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("name", LOGIT_METHODS)
+def test_the_gradient_passes_gradcheck_and_none_reaches_the_teacher(name):
+    student = logits(2, 3, 4, torch.float64).requires_grad_()
+    teacher = logits(3, 3, 4, torch.float64)
+
+    def loss(values):
+        return sum(build_method(name)(Outputs(values), Outputs(teacher), LABELS[:3], END).values())
+
+    assert torch.autograd.gradcheck(loss, student)
+
+
+@pytest.mark.parametrize("name", LOGIT_METHODS)
+def test_a_student_that_equals_its_teacher_has_only_its_cross_entropy(name):
+    student = logits(4)
+    terms = build_method(name)(Outputs(student), Outputs(student + 7), LABELS, END)
+    assert sum(value.item() for term, value in terms.items() if term != "CE") == pytest.approx(0, abs=1e-4)
+
+
+# --- specs ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_settings_of_a_method_are_its_constructors_and_stand_in_the_list(name):
+    resolved = resolve_method(name)
+    assert resolved.settings == settings_of(resolved.kind) == resolved.defaults
+    assert all(f"{setting}=" in list_methods() for setting in resolved.settings)
+    assert isinstance(resolved.build(), resolved.kind)
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "spec", "slug"),
+    [
+        ("kd", {}, "kd", "t5"),
+        ("kd", {"temperature": 2.5}, "kd:temperature=2.5", "t2.5"),
+        ("kd:temperature=5", {"temperature": 2.0}, "kd", "t5"),  # what the spec names, no flag overrides
+        ("kd:alpha=0.5", {}, "kd:alpha=0.5", "t5-a0.5"),
+        ("dkd:beta=2", {}, "dkd:beta=2", "beta2"),
+        ("dkd:beta=8", {"temperature": 4.0}, "dkd", ""),
+        ("dkd:beta=1e-7,alpha=2", {}, "dkd:alpha=2,beta=1e-07", "a2-beta1e-07"),
+        ("fitnet:stage=0", {"temperature": 9.0}, "fitnet:stage=0", "stage0"),
+    ],
+)
+def test_a_spec_is_read_shortened_and_gives_a_folder_its_name(text, overrides, spec, slug):
+    resolved = resolve_method(text, **overrides)
+    assert (resolved.spec, resolved.slug()) == (spec, slug)
+    assert resolve_method(resolved.spec).settings == resolved.settings
+
+
+def test_a_folder_of_a_sweep_names_what_is_swept_even_at_its_default():
+    assert resolve_method("kd").slug("temperature", "alpha") == "t5-a0.9"
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("dkdd", "unknown method 'dkdd', did you mean dkd.*methods: kd, dkd"),
+        ("dkd:bta=2", "dkd has no setting 'bta', did you mean beta.*settings: temperature, alpha"),
+        ("dkd:beta=two", "dkd:beta=two is not a number"),
+        ("dkd:beta", "dkd:beta= is not a number"),
+        ("fitnet:stage=1.5", "fitnet:stage=1.5 is not a whole number"),
+        ("dkd:beta=-1", "dkd: beta -1 is not a number of at least 0"),
+        ("dkd:beta=nan", "dkd: beta nan is not"),
+        ("dkd:beta=inf", "dkd: beta inf is not"),
+        ("kd:temperature=0", "kd: temperature 0 is not from 0.01 to 10000"),
+        ("kd:alpha=1.5", "kd: alpha 1.5 is not from 0 to 1"),
+    ],
+)
+def test_a_spec_that_cannot_be_is_refused_in_one_line_that_names_the_fix(spec, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        resolve_method(spec)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_formula_tells_the_weights():
+    assert build_method("kd").formula() == "0.1 * CE + 0.9 * 5^2 * KL at T = 5 (weights 0.1 and 22.5)"
+    assert build_method("dkd").formula() == "DKD with temperature 4, alpha 1, beta 8, ce 1, warmup 0.083"
+    assert math.isclose(build_method("kd").temperature, 5)

@@ -1,99 +1,109 @@
-"""A teacher's answers to augmented images, kept on disk (design section 3)."""
+"""A teacher's outputs for the views of the training images, cached on disk."""
 
 import hashlib
-import json
 import os
 import sys
 import time
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from utils.data.augment import VERSION
-from utils.data.batches import Batches
-from utils.distillation.teacher import Teacher
-from utils.runtime.files import atomic_write, try_lock
+from utils.data.batches import Batch, Batches
+from utils.distillation.teacher import LiveTeacher
+from utils.losses import Outputs
+from utils.runtime.files import DamagedFile, read_tensors, try_lock, write_tensors
 
-SUFFIX = ".answers"
-HEADER = 4096  # bytes: what the file is, in JSON
-MARK = 16  # bytes before each view: DONE and the CRC-32 of the view, written after the view itself
-DONE = b"complete"
-ANSWER_BATCH = {"cpu": 128, "cuda": 2000}  # images of 32x32 pixels; VGG19-BN's fastest on two cores is 64 to 128
+OUTPUT_BATCH = {"cpu": 128, "cuda": 2000}  # images of 32x32 pixels; VGG19-BN's fastest on two cores is 64 to 128
 LARGEST = torch.finfo(torch.float16).max
 SHOWN_AFTER = 5.0  # seconds
+HEADER = "teacher_outputs"  # the first entry of each file, by which it is known as ours
+OVERHEAD = 4096  # bytes of a file beside the outputs
 
 
-class Answers:
-    """The teacher's logits for all training images, view by view: read, or else made in large batches and kept."""
+class CachedTeacher:
+    """Outputs for all training images of a view: read, or else made in large batches and written.
+
+    Stands in for the `LiveTeacher` that makes them, and agrees with it to the precision of float16.
+    """
 
     def __init__(
         self,
-        teacher: Teacher,
+        live: LiveTeacher,
         batches: Batches,
-        file: "AnswerFile",
+        cache: "OutputCache",
         check_interrupt: Callable[[], None] = lambda: None,
     ):
-        self.teacher, self.batches, self.file, self.check_interrupt = teacher, batches, file, check_interrupt
-        self.unkept: dict[int, Tensor] = {}  # what could not be written
+        self.live, self.batches, self.cache, self.check_interrupt = live, batches, cache, check_interrupt
+        self.current: Outputs | None = None  # of all images of the view that is shown, on the device
+        self.unwritten: dict[int, Outputs] = {}
 
-    def __call__(self, view: int) -> Tensor:
-        """The answers to view number `view`, float16 [N, C] on the device."""
-        answers = self.unkept.get(view)
-        if answers is None:
-            answers = self.file.read(view)
-            with suppress(OSError):
-                os.utime(self.file.path)  # used just now: not the one to make room
-        if answers is None:
+    def show(self, view: int) -> None:
+        """Have the outputs for view number `view` at hand; where they were, so that a CUDA graph finds them."""
+        outputs = self.outputs(view)
+        if self.current is None:
+            self.current = _each(outputs, lambda t: t.to(self.batches.device, copy=True))
+        else:
+            for static, new in zip(self.current[:2], outputs[:2], strict=True):
+                if new is not None:
+                    static.copy_(new)
+
+    def __call__(self, batch: Batch) -> Outputs:
+        """Outputs for the batch, in float16."""
+        return _each(self.current, lambda tensor: tensor.index_select(0, batch.indices))
+
+    def outputs(self, view: int) -> Outputs:
+        """Outputs for all images of a view on the CPU: logits float16 [N, C], embedding [N, D] if asked for."""
+        outputs = self.unwritten.get(view) or self.cache.read(view)
+        if outputs is None:
             with self._alone():
-                answers = self.file.read(view)  # perhaps another process has made them meanwhile
-                if answers is None:
-                    answers = self.make(view)
-                    self._keep(view, answers)
-        return answers.to(self.batches.device)
+                outputs = self.cache.read(view)  # perhaps another process has made them meanwhile
+                if outputs is None:
+                    outputs = self.make(view)
+                    self._write(view, outputs)
+        return outputs
 
-    def make(self, view: int) -> Tensor:
-        """Ask the teacher about all images of a view: float16 [N, C] on the CPU."""
+    def make(self, view: int) -> Outputs:
+        """Ask the teacher about all images of a view."""
         started, images = time.perf_counter(), self.batches.image_set
-        size = max(1, ANSWER_BATCH[self.batches.device.type] * 32**2 // images.image_size**2)
-        shown, answers = self.batches.view(view), []
+        size = max(1, OUTPUT_BATCH[self.batches.device.type] * 32**2 // images.image_size**2)
+        drawn, outputs = self.batches.view(view), []
         parts = torch.arange(len(images), device=self.batches.device).split(size)
-        label, quiet = f"teacher's answers to view {view + 1}", not sys.stdout.isatty()
+        label, quiet = f"teacher's outputs for view {view + 1}", not sys.stdout.isatty()
         for indices in tqdm(parts, label, leave=False, disable=quiet, file=sys.stdout, unit=" batches"):
-            logits = self.teacher(self.batches.serve(indices, shown))
-            answers.append(logits.clamp(-LARGEST, LARGEST).half())
+            given = self.live(self.batches.serve(indices, drawn))
+            outputs.append(_each(given, lambda tensor: tensor.clamp(-LARGEST, LARGEST).half()))
             self.check_interrupt()
-        kept = torch.cat(answers).cpu()
+        joined = [torch.cat(part).cpu() if part[0] is not None else None for part in zip(*outputs, strict=True)]
         seconds = time.perf_counter() - started
         if seconds > SHOWN_AFTER:
             tqdm.write(f"{label}: {len(images):,} images in {seconds:.1f} s", file=sys.stdout)
-        return kept
+        return Outputs(*joined)
 
-    def _keep(self, view: int, answers: Tensor) -> None:
+    def _write(self, view: int, outputs: Outputs) -> None:
         try:
-            self.file.write(view, answers)
+            self.cache.write(view, outputs)
         except OSError as error:
-            if not self.unkept:
-                print(f"warning: the teacher's answers are not kept: {error}", file=sys.stderr)
-            self.unkept[view] = answers
+            if not self.unwritten:
+                print(f"warning: the teacher's outputs are not cached: {error}", file=sys.stderr)
+            self.unwritten[view] = outputs
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Wait until no other process makes answers for this file."""
+        """Wait until no other process makes outputs for this cache."""
         with ExitStack() as stack:
             waiting = False
             while True:
                 try:
-                    stack.enter_context(try_lock(self.file.path.with_suffix(".lock")))
+                    stack.enter_context(try_lock(self.cache.folder / ".lock"))
                     break
                 except BlockingIOError:
                     if not waiting:
-                        print("waiting for another process that makes the same teacher's answers", flush=True)
+                        print("waiting for another process that makes the same teacher's outputs", flush=True)
                     waiting = True
                     self.check_interrupt()
                     time.sleep(0.2)
@@ -102,109 +112,95 @@ class Answers:
             yield
 
 
-def open_answers(
-    teacher: Teacher, batches: Batches, data: str, epochs: int, folder: Path, limit: float, check_interrupt
-) -> tuple[Answers | None, str]:
-    """The kept answers for a training, and a text of where they are and how much they take.
+def _each(outputs: Outputs, function: Callable[[Tensor], Tensor]) -> Outputs:
+    """`function` of the logits and of the embedding; feature maps are too large to be cached."""
+    return Outputs(*(None if tensor is None else function(tensor) for tensor in outputs[:2]))
 
-    `data` is the fingerprint of the training images, `limit` what all files in `folder` may take, in GB. None
-    where these answers alone would take more.
+
+def cached(
+    live: LiveTeacher, batches: Batches, data: str, epochs: int, folder: Path, limit: float, check_interrupt
+) -> tuple[CachedTeacher | LiveTeacher, str]:
+    """The teacher with its outputs cached in `folder`, and a text of where they are and how much they take.
+
+    `data` is the fingerprint of the training images, `limit` what all files in `folder` may take, in GB. It stays
+    live where a method needs feature maps, and where these outputs alone would take more.
     """
+    if live.network.needs == "features":
+        return live, "live: feature maps are too large to be cached"
     images, views = batches.image_set, min(batches.views, epochs)
-    rescale = [tensor.flatten().tolist() for tensor in teacher.rescale or ()]
-    parts = [teacher.sha256, rescale, teacher.compute.precision, data, batches.normalise, VERSION]
+    rescale = [tensor.flatten().tolist() for tensor in live.rescale or ()]
+    parts = [live.sha256, rescale, live.compute.precision, data, batches.normalise, VERSION, live.network.needs]
     key = hashlib.sha256(repr([*parts, batches.cutout, batches.seed]).encode()).hexdigest()
-    file = AnswerFile(folder, f"{teacher.name}-seed{batches.seed}", key, len(images), images.num_classes)
-    space = HEADER + views * file.record
+    width = images.num_classes
+    if live.network.needs == "embedding":
+        width += live.network.example(next(batches.epoch(0)).images).embedding.shape[1]
+    space = views * (OVERHEAD + len(images) * width * 2)
     if space > limit * 1e9:
-        return None, f"live: {views} views take {space / 1e9:.2f} GB, more than --teacher-cache-limit {limit:g}"
+        return live, f"live: {views} views take {space / 1e9:.2f} GB, more than --teacher-cache-limit {limit:g}"
+    cache = OutputCache(
+        folder / f"{live.name}-seed{batches.seed}-{key[:12]}", key, len(images), live.network.needs
+    )
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _make_room(folder, file.path, space, limit * 1e9)
+        cache.folder.mkdir(parents=True, exist_ok=True)
+        _make_room(folder, cache.folder, space, limit * 1e9)
     except OSError as error:
         print(f"warning: {folder}: {error.strerror}", file=sys.stderr)
-    there = sum(file.marked(view) is not None for view in range(views))  # each is checked when it is read
-    text = f"{file.path}, {views} views in {space / 1e6:.1f} MB, {there} there already"
-    return Answers(teacher, batches, file, check_interrupt), text
+    there = sum(cache.path(view).exists() for view in range(views))  # each is checked when it is read
+    text = f"cached in {cache.folder}, {views} views in {space / 1e6:.1f} MB, {there} there already"
+    return CachedTeacher(live, batches, cache, check_interrupt), text
 
 
 def _make_room(folder: Path, keep: Path, need: float, limit: float) -> None:
-    """Remove the answers used longest ago until `keep`, which may grow to `need` bytes, and the others fit."""
-    found = {}
-    for path in folder.glob(f"*{SUFFIX}"):
+    """Remove the outputs used longest ago until the rest and `keep`, which may grow to `need` bytes, fit."""
+    states = {}
+    for path in folder.glob("*/view*.pt"):
         with suppress(FileNotFoundError):  # another process has just removed it
-            found[path] = path.stat()
-    taken = {path: state.st_blocks * 512 for path, state in found.items()}  # on disk: the files have holes
-    taken[keep] = max(need, taken.get(keep, 0))
-    for path in sorted(found, key=lambda path: found[path].st_mtime):
-        if path != keep and sum(taken.values()) > limit:
+            if path.parent != keep:
+                states[path] = path.stat()
+    sizes = {path: state.st_size for path, state in states.items()}
+    for path in sorted(states, key=lambda path: states[path].st_mtime):
+        if need + sum(sizes.values()) <= limit:
+            break
+        if _is_ours(path):
             print(f"note: {path} is removed to stay within --teacher-cache-limit")
             path.unlink(missing_ok=True)
-            del taken[path]
+            del sizes[path]
 
 
-class AnswerFile:
-    """One file for each key: float16 [N, C] for each view, in the order of their numbers, filled in any order.
+def _is_ours(path: Path) -> bool:
+    try:
+        return HEADER in read_tensors(path, mmap=True)
+    except (DamagedFile, OSError):
+        return False
 
-    Views are marked only when all of them is on disk, so that a kill at any moment leaves a valid file. Views
-    that are not needed take no space (the file is sparse).
-    """
 
-    def __init__(self, folder: Path, name: str, key: str, images: int, classes: int):
-        self.path = folder / f"{name}-{key[:12]}{SUFFIX}"
-        self.shape = (images, classes)
-        self.record = MARK + images * classes * 2
-        self.head = json.dumps({"answers": 1, "key": key, "images": images, "classes": classes}).encode()
+class OutputCache:
+    """One file for each view: float16 tensors with a checksum, written whole or not at all."""
 
-    def marked(self, view: int) -> bytes | None:
-        """The mark of a view that was written whole, or None."""
+    def __init__(self, folder: Path, key: str, images: int, needs: str = "logits"):
+        self.folder, self.key, self.images, self.needs = folder, key, images, needs
+
+    def path(self, view: int) -> Path:
+        return self.folder / f"view{view:03}.pt"
+
+    def read(self, view: int) -> Outputs | None:
+        """The outputs for a view; None if they are not there or not whole."""
+        path = self.path(view)
         try:
-            with open(self.path, "rb") as file:
-                if file.read(HEADER).rstrip(b"\0") != self.head:
-                    return None
-                file.seek(HEADER + view * self.record)
-                mark = file.read(MARK)
-        except OSError:
+            content = read_tensors(path)
+        except (DamagedFile, OSError):
             return None
-        return mark if mark.startswith(DONE) else None
-
-    def read(self, view: int) -> Tensor | None:
-        """The answers to a view, float16 [N, C], memory-mapped; None if they are not there, or not whole."""
-        mark = self.marked(view)
-        if mark is None:
+        logits, embedding = content.get("logits"), content.get("embedding")
+        wanted = [logits, embedding] if self.needs == "embedding" else [logits]
+        fits = all(isinstance(each, Tensor) and len(each) == self.images for each in wanted)
+        if content.get(HEADER) != self.key or not fits:
             return None
-        place = HEADER + view * self.record + MARK
-        try:
-            # "c", copy on write: torch warns of memory that is read-only.
-            answers = np.memmap(self.path, np.float16, "c", place, self.shape)
-        except (OSError, ValueError):  # ValueError: shorter than a whole view
-            return None
-        return torch.from_numpy(answers) if mark == _mark(answers) else None
+        with suppress(OSError):
+            os.utime(path)  # used just now: not the one to make room
+        return Outputs(logits, embedding if self.needs == "embedding" else None)
 
-    def write(self, view: int, answers: Tensor) -> None:
-        """Keep the answers to a view, float16 [N, C] on the CPU."""
-        if not self._is_ours():
-            with atomic_write(self.path) as file:
-                file.write(self.head.ljust(HEADER, b"\0"))
-        values = answers.contiguous().numpy()
-        with open(self.path, "r+b") as file:
-            # Not through the memory map: on a full disk that would end the process instead of raising.
-            file.seek(HEADER + view * self.record + MARK)
-            file.write(values.data)
-            file.flush()
-            os.fsync(file.fileno())
-            file.seek(HEADER + view * self.record)
-            file.write(_mark(values))
-            file.flush()
-            os.fsync(file.fileno())
-
-    def _is_ours(self) -> bool:
-        try:
-            with open(self.path, "rb") as file:
-                return file.read(HEADER).rstrip(b"\0") == self.head
-        except FileNotFoundError:
-            return False
-
-
-def _mark(answers: np.ndarray) -> bytes:
-    return DONE + zlib.crc32(answers.data).to_bytes(MARK - len(DONE), "little")
+    def write(self, view: int, outputs: Outputs) -> None:
+        content = {HEADER: self.key, "logits": outputs.logits}
+        if outputs.embedding is not None:
+            content["embedding"] = outputs.embedding
+        write_tensors(self.path(view), content)

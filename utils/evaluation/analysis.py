@@ -14,7 +14,7 @@ from utils.runtime.device import Compute
 from utils.runtime.errors import UserError
 
 BINS = 15  # of confidence, as in Guo et al.
-MOST_CLASSES = 200  # of a confusion matrix that is kept: 40,000 counts
+MOST_CLASSES = 200  # of a confusion matrix that is saved: 40,000 counts
 MOST_CONFUSED = 10
 MOST_MISTAKES = 24
 

@@ -66,11 +66,11 @@ def require_ready(folder: Path) -> None:
 
 @torch.no_grad()
 def export(
-    network: nn.Module, kept: dict[str, Any], test: ImageSet, compute: Compute, folder: str | Path
+    network: nn.Module, checkpoint: dict[str, Any], test: ImageSet, compute: Compute, folder: str | Path
 ) -> dict[str, Any]:
     """Write `student.safetensors`, `student.onnx`, `student.pt2` and `card.json` to `folder`; returns the card.
 
-    `network` is in eval mode on the device of `compute`, and `kept` the checkpoint that it was restored from.
+    `network` is in eval mode on the device of `compute`, and `checkpoint` the checkpoint that it was restored from.
     Each file is read back and has to answer as `network` does in float32, on up to 10,000 test images spread
     evenly over the set: the same top-1, unless the two best logits are less than 1e-4 apart. All files appear
     together, or none. Raises UserError where a package is missing, where `folder` cannot take the files or holds
@@ -78,7 +78,7 @@ def export(
     """
     folder = Path(folder)
     require_ready(folder)
-    normalise = Normalise(kept["mean"], kept["std"])
+    normalise = Normalise(checkpoint["mean"], checkpoint["std"])
     batches = evaluation_batches(test.to(compute.device), normalise).epoch(0)
     logits = torch.cat([network(batch.images).float().cpu() for batch in batches])  # [N, C]
     count = min(len(test), MOST_IMAGES)
@@ -86,20 +86,20 @@ def export(
     few = test.to(torch.device("cpu")).select(chosen)
     parts = few.images.split(evaluation_batches(few, normalise).batch_size)
 
-    deployable = Deployable(_plain_copy(network), kept["mean"], kept["std"]).eval()
+    deployable = Deployable(_plain_copy(network), checkpoint["mean"], checkpoint["std"]).eval()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with ExitStack() as files, _quiet():
             # The first to enter is the last to appear: a card is only ever seen beside all that it tells of.
             card_file = files.enter_context(atomic_write(folder / CARD))
-            card = _card(network, kept, test, compute, logits)
+            card = _card(network, checkpoint, test, compute, logits)
             program = _trace(deployable, test.image_size)
             for name, (make, load, content) in FORMATS.items():
                 file = files.enter_context(atomic_write(folder / name))
-                data = make(deployable.network, program, kept)
+                data = make(deployable.network, program, checkpoint)
                 file.write(data)
                 file.flush()
-                check = compare(name, load(Path(file.name), deployable, kept), parts, logits[chosen])
+                check = compare(name, load(Path(file.name), deployable, checkpoint), parts, logits[chosen])
                 sha256 = hashlib.sha256(data).hexdigest()
                 card["files"][name] = {"content": content, "bytes": len(data), "sha256": sha256, "check": check}
             text = json.dumps(card, indent=1, ensure_ascii=False) + "\n"
@@ -112,7 +112,7 @@ def export(
     except Exception as error:  # torch, onnxscript and onnxruntime have dozens of kinds, with no common base
         text = " ".join(f"{type(error).__name__}: {error}".split())
         hint = f"pip install --upgrade {' '.join(EXTRAS)}; --debug shows where"
-        raise UserError(f"{kept['model_name']} cannot be exported: {text:.300}", hint) from error
+        raise UserError(f"{checkpoint['model_name']} cannot be exported: {text:.300}", hint) from error
     for name, file in card["files"].items():
         check = file["check"]
         same = f"{check['images'] - check['top1_differs']:,} of {check['images']:,} images"
@@ -140,7 +140,7 @@ def compare(name: str, answer: Answer, parts: tuple[Tensor, ...], expected: Tens
     largest = max(1.0, expected.abs().max().item())
     if wrong or not difference <= TOLERANCE * largest:  # NaN is not within it
         what = f"{name} predicts another class on {wrong} of {len(expected)} images"
-        what += f", with logits up to {difference:.1e} off: it is not kept"
+        what += f", with logits up to {difference:.1e} off: it is not written"
         raise UserError(what, f"pip install --upgrade {' '.join(EXTRAS)}; if that does not help, please report it")
     return {
         "images": len(expected),
@@ -179,37 +179,37 @@ def _trace(deployable: Deployable, size: int) -> torch.export.ExportedProgram:
     return program
 
 
-def _safetensors(network: nn.Module, _program: Any, kept: dict[str, Any]) -> bytes:
+def _safetensors(network: nn.Module, _program: Any, checkpoint: dict[str, Any]) -> bytes:
     from safetensors.torch import save
 
     weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}  # it refuses shared memory
-    return save(weights, {"format": "pt", "model_name": kept["model_name"], "sha256": kept["sha256"]})
+    return save(weights, {"format": "pt", "model_name": checkpoint["model_name"], "sha256": checkpoint["sha256"]})
 
 
-def _onnx(_network: nn.Module, program: torch.export.ExportedProgram, _kept: dict[str, Any]) -> bytes:
+def _onnx(_network: nn.Module, program: torch.export.ExportedProgram, _checkpoint: dict[str, Any]) -> bytes:
     names = {"input_names": ["images"], "output_names": ["logits"], "dynamic_shapes": ({0: "batch"},)}
     made = torch.onnx.export(program, dynamo=True, external_data=False, verbose=False, **names)
     return made.model_proto.SerializeToString()
 
 
-def _pt2(_network: nn.Module, program: torch.export.ExportedProgram, _kept: dict[str, Any]) -> bytes:
+def _pt2(_network: nn.Module, program: torch.export.ExportedProgram, _checkpoint: dict[str, Any]) -> bytes:
     file = io.BytesIO()
     torch.export.save(program, file)
     return file.getvalue()
 
 
-def _load_safetensors(path: Path, deployable: Deployable, kept: dict[str, Any]) -> Answer:
+def _load_safetensors(path: Path, deployable: Deployable, checkpoint: dict[str, Any]) -> Answer:
     from safetensors.torch import load_file
 
     weights = load_file(path)
-    if weights_sha256(weights) != kept["sha256"]:
-        raise UserError(f"{SAFETENSORS} does not hold the weights of the checkpoint: it is not kept")
+    if weights_sha256(weights) != checkpoint["sha256"]:
+        raise UserError(f"{SAFETENSORS} does not hold the weights of the checkpoint: it is not written")
     loaded = copy.deepcopy(deployable)
     loaded.network.load_state_dict(weights)
     return loaded
 
 
-def _load_onnx(path: Path, _deployable: Deployable, _kept: dict[str, Any]) -> Answer:
+def _load_onnx(path: Path, _deployable: Deployable, _checkpoint: dict[str, Any]) -> Answer:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -219,7 +219,7 @@ def _load_onnx(path: Path, _deployable: Deployable, _kept: dict[str, Any]) -> An
     return lambda images: torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
 
 
-def _load_pt2(path: Path, _deployable: Deployable, _kept: dict[str, Any]) -> Answer:
+def _load_pt2(path: Path, _deployable: Deployable, _checkpoint: dict[str, Any]) -> Answer:
     with open(path, "rb") as file:  # by its temporary name, torch would warn of the suffix
         return torch.export.load(file).module()
 
@@ -234,17 +234,19 @@ FORMATS = {
 
 
 def _card(
-    network: nn.Module, kept: dict[str, Any], test: ImageSet, compute: Compute, logits: Tensor
+    network: nn.Module, checkpoint: dict[str, Any], test: ImageSet, compute: Compute, logits: Tensor
 ) -> dict[str, Any]:
     size, hits = test.image_size, logits.argmax(1) == test.labels.cpu()
-    config = {name: value for name, value in kept["config"].items() if name != "data_dir"}  # a place, no setting
+    config = {
+        name: value for name, value in checkpoint["config"].items() if name != "data_dir"
+    }  # a place, no setting
     return {
-        "model": kept["model_name"],
+        "model": checkpoint["model_name"],
         "parameters": count_parameters(network),
-        "classes": kept["class_names"],
+        "classes": checkpoint["class_names"],
         "input": {"name": "images", "dtype": "uint8", "shape": ["batch", size, size, 3]}
         | {"layout": "NHWC, RGB", "range": [0, 255]},
-        "normalisation": {"formula": "(pixel - mean) / std", "mean": kept["mean"], "std": kept["std"]},
+        "normalisation": {"formula": "(pixel - mean) / std", "mean": checkpoint["mean"], "std": checkpoint["std"]},
         "output": {"name": "logits", "dtype": "float32", "shape": ["batch", logits.shape[1]]},
         "test": {
             "images": len(test),
@@ -254,8 +256,8 @@ def _card(
             "device": str(Compute(compute.device, "fp32")),
         },
         "provenance": {
-            "sha256": kept["sha256"],
-            "epoch": kept["epoch"],
+            "sha256": checkpoint["sha256"],
+            "epoch": checkpoint["epoch"],
             "data": config.get("data"),
             "teacher_sha256": config.get("teacher_sha256"),
             "config": config,

@@ -1,12 +1,12 @@
 """Loss and accuracy, weighted by samples, added up on the device and read when somebody wants to know."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from utils.data.batches import Batches
-from utils.losses.logits import cross_entropy
 from utils.runtime.device import Compute
 
 
@@ -49,10 +49,20 @@ def evaluate(model: nn.Module, batches: Batches, compute: Compute) -> Metrics:
     for batch in batches.epoch(0):
         with compute.autocast():
             logits = model(batch.images)
-        meter.update(cross_entropy(logits, batch.labels), logits, batch.labels)
+        loss = F.cross_entropy(logits.float(), batch.labels)
+        meter.update(loss, logits, batch.labels)
     model.train(was_training)
     return meter.read()
 
 
 def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def format_metrics(metrics: dict[str, Any], part: str = "test") -> str:
+    """The final metrics of a network in one line."""
+    return (
+        f"{part}: top-1 {metrics['top1']:.2f} %, top-5 {metrics['top5']:.2f} %, loss {metrics['loss']:.4f}, "
+        f"ECE {metrics['ece']:.2f} % on {metrics['images']:,} images; {metrics['parameters']:,} parameters, "
+        f"epoch {metrics['epoch']}"
+    )

@@ -1,59 +1,25 @@
-"""What a network is trained to minimise, and the registry of it by role.
+"""Methods of distillation, and the registry that `--method` chooses from."""
 
-An objective is called as `objective(student_logits, teacher_logits, labels)` with logits [B, C] (those of the
-teacher are None without one) and labels int64 [B]; it returns a scalar, and its text is shown to the user. `terms`
-takes the same and gives what the scalar is the sum of, by name.
-"""
+from utils.losses.outputs import Outputs
 
-from dataclasses import dataclass
-
-from torch import Tensor
-
-from utils.losses.logits import cross_entropy, kd_loss
-
-
-@dataclass(frozen=True)
-class CrossEntropy:
-    """Cross-entropy with the labels: how a teacher learns, and a student alone."""
-
-    label_smoothing: float = 0.0
-
-    def __call__(self, student_logits: Tensor, teacher_logits: Tensor | None, labels: Tensor) -> Tensor:
-        return cross_entropy(student_logits, labels, self.label_smoothing)
-
-    def terms(self, *logits_and_labels: Tensor | None) -> dict[str, Tensor]:
-        return {"CE": self(*logits_and_labels)}
-
-    def __str__(self) -> str:
-        return "CE" + (f" (label smoothing {self.label_smoothing:g})" if self.label_smoothing else "")
-
-
-@dataclass(frozen=True)
-class Distillation:
-    """(1 - alpha) * CE + alpha * T^2 * KL(teacher || student) (Hinton, Vinyals and Dean, 2015, section 2)."""
-
-    alpha: float
-    temperature: float
-    label_smoothing: float = 0.0
-
-    def __call__(self, student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> Tensor:
-        hard, soft = self.terms(student_logits, teacher_logits, labels).values()
-        return hard + soft
-
-    def terms(self, student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        hard = cross_entropy(student_logits, labels, self.label_smoothing)
-        soft = kd_loss(student_logits, teacher_logits, self.temperature)
-        return {"CE": (1 - self.alpha) * hard, "KL": self.alpha * soft}
-
-    def __str__(self) -> str:
-        hard, soft, temperature = 1 - self.alpha, self.alpha * self.temperature**2, f"{self.temperature:g}"
-        text = f"{hard:g} * {CrossEntropy(self.label_smoothing)} + {self.alpha:g} * {temperature}^2 * KL"
-        return f"{text} at T = {temperature} (weights {hard:g} and {soft:g})"
-
-
-# role -> the objective, built from that run's settings
-OBJECTIVES = {
-    "teacher": lambda config: CrossEntropy(config.label_smoothing),
-    "student": lambda config: CrossEntropy(config.label_smoothing),
-    "kd": lambda config: Distillation(config.alpha, config.temp, config.label_smoothing),
+# name -> the class of the method, in the module of this package that has the method's name. Modules are imported
+# when a method is used: the names alone (`--help`, checks of flags) cost no import of torch.
+METHODS = {
+    "kd": "KD",
+    "dkd": "DKD",
+    "fitnet": "FitNet",
 }
+
+__all__ = ["METHODS", "Outputs", "build_method"]
+
+
+def build_method(spec: str, label_smoothing: float = 0.0, **overrides: float):
+    """A method from its spec, such as `dkd` or `dkd:beta=2,temperature=1`.
+
+    `overrides` replace settings that the method has and the spec does not name; `label_smoothing` is that of its
+    cross-entropy. Raises ValueError, in one line that names the fix, for an unknown name, an unknown setting
+    or a value out of range.
+    """
+    from utils.losses.spec import resolve_method
+
+    return resolve_method(spec, **overrides).build(label_smoothing)

@@ -3,55 +3,76 @@
 import statistics
 import sys
 from pathlib import Path
+from typing import Any
 
 from utils.reporting.curves import plot_heat_map
-from utils.reporting.table import OF_A_SEED, spread
+from utils.reporting.table import spread
 from utils.runtime.files import write_text
+from utils.runtime.identity import SWEPT, Identity
 from utils.runtime.run_dir import RunDir
 
-VALIDATION = "val.json"  # the figures of a finished run of a sweep, in the place of test.json
-OF_A_POINT = ("temp", "alpha", *OF_A_SEED)
+VALIDATION = "val.json"  # the metrics of a finished run of a sweep, in the place of test.json
+FLAGS = {"temperature": "--temp", "alpha": "--alpha"}
+Point = tuple[float, ...]  # of the settings that are varied
 
 
-def write_sweep(folder: Path, like: RunDir) -> Path:
+def write_sweep(folder: Path, like: list[RunDir]) -> Path:
     """Rank all finished runs of sweeps by validation accuracy after the last epoch; returns the page's path.
 
-    The page has every run in `folder` that differs from the run `like` in nothing but temperature, alpha and seed.
+    The page has a table for each method among the runs `like`, with every run in `folder` that differs from one of
+    them in nothing but temperature, alpha and seed.
     """
+    parts: list[str] = []
+    first: list[Identity] = []
+    for run in like:
+        config = run.read_config()
+        identity = Identity.from_record(config)
+        if not any(identity.same_sweep(other) for other in first):
+            first.append(identity)
+            parts += _part(folder, identity, config)
+    write_text(folder / "README.md", "\n\n".join(parts) + "\n")
+    return folder / "README.md"
 
-    def settings(config: dict) -> dict:
-        return {name: value for name, value in config["identity"].items() if name not in OF_A_POINT}
 
-    first = like.read_config()
-    accuracies: dict[tuple[float, float], list[float]] = {}
+def _part(folder: Path, identity: Identity, config: dict[str, Any]) -> list[str]:
+    """The title, the heat map, the table and the commands of one method."""
+    names = [name for name in SWEPT if name in identity.settings()]
+    accuracies: dict[Point, list[float]] = {}
     commands: dict[str, None] = {}
     for path in sorted(folder.glob(f"*/seed*/{VALIDATION}")):
         run = RunDir(path.parent, VALIDATION)
-        config = run.read_config()
-        if settings(config) == settings(first):
-            point = config["identity"]["temp"], config["identity"]["alpha"]
+        record = run.read_config()
+        other = Identity.from_record(record)
+        if identity.same_sweep(other):
+            point = tuple(other.settings()[name] for name in names)
             accuracies.setdefault(point, []).append(run.read_results()["top1"])
-            commands[config["command"]] = None
+            commands[record["command"]] = None
     means = {point: statistics.mean(values) for point, values in accuracies.items()}
     ranked = sorted(means, key=lambda point: (-means[point], point))
-    network, data = first["identity"]["network"], first["data"]
-    picture = folder / "heatmap.png"
-    try:
-        plot_heat_map(f"{network}: validation top-1 (%)", means, picture)
-    except OSError as error:
-        print(f"warning: no heat map: {error}", file=sys.stderr)
-    temp, alpha = ranked[0]
-    lines = [f"| {t:g} | {a:g} | {spread(accuracies[t, a])} | {len(accuracies[t, a])} |" for t, a in ranked]
-    page = [
-        f"# Temperature and alpha for {network} on {folder.parent.name}",
-        f"![Heat map of validation accuracy]({picture.name})",
-        "\n".join(["| T | alpha | validation top-1 (%) | seeds |", "|--:|--:|--:|--:|", *lines]),
+    network, data, method = identity["network"], config["data"], identity["method"]
+    best = " ".join(f"{FLAGS[name]} {value:g}" for name, value in zip(names, ranked[0], strict=True))
+    print(f"best in validation: {method} {best} with {means[ranked[0]]:.2f} %")
+    rows = []
+    for point in ranked:
+        cells = *(f"{value:g}" for value in point), spread(accuracies[point]), f"{len(accuracies[point])}"
+        rows.append(f"| {' | '.join(cells)} |")
+    head = " | ".join({"temperature": "T"}.get(name, name) for name in names)
+    table = [f"| {head} | validation top-1 (%) | seeds |", "|--:" * (len(names) + 2) + "|"]
+    part = [f"# {' and '.join(names).capitalize()} of {identity.label} for {network} on {folder.parent.name}"]
+    if len(names) == 2:
+        plot = folder / ("heatmap.png" if method == "kd" else f"heatmap-{method}.png")
+        try:
+            plot_heat_map(f"{network}: validation top-1 (%)", means, plot)
+        except OSError as error:
+            print(f"warning: no heat map: {error}", file=sys.stderr)
+        part.append(f"![Heat map of validation accuracy]({plot.name})")
+    flag = "--kd True" if method == "kd" else f"--kd True --method {method}"
+    return [
+        *part,
+        "\n".join([*table, *rows]),
         f"Accuracy after the last epoch, ± standard deviation over seeds, on {data['val']:,} images held out from "
         f"training, which had {data['train']:,}. The test images were not used. The best of many is a little "
         "better than it will be elsewhere.",
-        f"Best: `--kd True --temp {temp:g} --alpha {alpha:g}`. Measured on {first['device']}.",
+        f"Best: `{flag} {best}`. Measured on {config['device']}.",
         "\n".join(f"    {command}" for command in commands),
     ]
-    write_text(folder / "README.md", "\n\n".join(page) + "\n")
-    print(f"best in validation: --temp {temp:g} --alpha {alpha:g} with {means[temp, alpha]:.2f} %")
-    return folder / "README.md"

@@ -12,25 +12,8 @@ from utils.reporting.curves import plot_comparison
 from utils.reporting.statistics import Gain, paired_gain, summarise_gain
 from utils.runtime.errors import UserError
 from utils.runtime.files import write_text
+from utils.runtime.identity import SEED, Identity
 from utils.runtime.run_dir import ROLES, RunDir
-
-# Settings that differ between the seeds of a row (its teachers differ too), and those of distillation.
-USUAL_ALPHA = 0.9  # of which a title does not tell
-OF_A_SEED = ("seed", "teacher_sha256")
-PLACES = ("data_dir", "teacher_path")  # which a checkpoint keeps beside its identity
-OF_KD = ("role", "temp", "alpha", "teacher", *OF_A_SEED)
-
-
-def same_but_for_distillation(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether two runs, by their identities, differ in nothing but a teacher and the seed."""
-    left, right = ({k: v for k, v in each.items() if k not in (*OF_KD, *PLACES)} for each in (one, other))
-    return left == right
-
-
-def taught_at(identity: dict[str, Any]) -> str:
-    """How a student was taught: `KD at T = 5`, with alpha where that is not the usual one."""
-    alpha = identity.get("alpha", USUAL_ALPHA)
-    return f"KD at T = {identity['temp']:g}" + (f", alpha = {alpha:g}" if alpha != USUAL_ALPHA else "")
 
 
 @dataclass
@@ -44,19 +27,13 @@ class Row:
     histories: dict[int, list[dict[str, float | None]]] = field(default_factory=dict)
 
     @property
-    def identity(self) -> dict[str, Any]:
-        return next(iter(self.configs.values()))["identity"]
+    def identity(self) -> Identity:
+        """That of one of its seeds."""
+        return Identity.from_record(next(iter(self.configs.values())))
 
     @property
     def title(self) -> str:
-        identity = self.identity
-        if identity["role"] == "kd":
-            return f"student {identity['network']}, {taught_at(identity)}{self.note}"
-        alone = ", alone" if identity["role"] == "student" else ""
-        return f"{identity['role']} {identity['network']}{alone}{self.note}"
-
-    def settings(self, *without: str) -> dict[str, Any]:
-        return {name: value for name, value in self.identity.items() if name not in without}
+        return self.identity.title() + self.note
 
     def values(self, key: str) -> list[float]:
         return [test[key] for test in self.tests.values()]
@@ -119,7 +96,7 @@ def read_rows(dataset_dir: Path, hint: str = "python train.py --all") -> list[Ro
         run, name, seed = RunDir(path.parent), path.parent.parent.name, int(path.parent.name[4:])
         one = Row(name, "", {seed: run.read_config()}, {seed: run.read_results()}, {seed: run.read_history()})
         for row in rows.setdefault(name, []):
-            if row.settings(*OF_A_SEED) == one.settings(*OF_A_SEED):
+            if row.identity.same_row(one.identity):
                 row.configs |= one.configs
                 row.tests |= one.tests
                 row.histories |= one.histories
@@ -128,15 +105,18 @@ def read_rows(dataset_dir: Path, hint: str = "python train.py --all") -> list[Ro
             rows[name].append(one)
     for same_name in rows.values():
         for row in same_name[1:]:
-            first = same_name[0].settings(*OF_A_SEED)
-            changed = [f"{k} {v}" for k, v in row.settings(*OF_A_SEED).items() if first.get(k) != v]
-            row.note = f" ({', '.join(changed)})"
-    found = [row for same_name in rows.values() for row in same_name]
-    if not found:
+            row.note = f" ({', '.join(same_name[0].identity.explain(row.identity, *SEED))})"
+    ordered = [row for same_name in rows.values() for row in same_name]
+    if not ordered:
         raise UserError(f"{dataset_dir} holds no finished run", hint)
-    return sorted(
-        found, key=lambda row: (ROLES.index(row.identity["role"]), row.identity.get("temp", 0), row.name)
-    )
+    return sorted(ordered, key=_order)
+
+
+def _order(row: Row) -> tuple:
+    """Teachers, then students alone, then each method by its temperature."""
+    identity = row.identity
+    temperature = identity.settings().get("temperature", 0)
+    return ROLES.index(identity["role"]), identity.get("method", ""), temperature, row.name
 
 
 def spread(values: Sequence[float], digits: int = 2) -> str:
@@ -157,7 +137,7 @@ def paired(row: Row, rows: Iterable[Row]) -> Gain | None:
     if row.identity["role"] != "kd":
         return None
     for other in rows:
-        if other.identity["role"] == "student" and same_but_for_distillation(other.identity, row.identity):
+        if other.identity["role"] == "student" and other.identity.same_but_for_teaching(row.identity):
             seeds = sorted(row.tests.keys() & other.tests.keys())
             if seeds:
                 return paired_gain(*([each.tests[seed]["top1"] for seed in seeds] for each in (row, other)))
@@ -180,7 +160,8 @@ def summarise_gains(rows: Sequence[Row]) -> list[str]:
     for row in taught:
         found = paired(row, rows)
         of = f" of {row.identity['network']}" if several else ""
-        name = taught_at(row.identity).replace("KD", f"KD{of}") + row.note
+        method, rest = row.identity.label, row.identity.method_title().removeprefix(row.identity.label)
+        name = f"{method}{of}{rest}{row.note}"
         if found is not None:
             sentences.append(summarise_gain(name, found))
         else:

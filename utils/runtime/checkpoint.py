@@ -1,4 +1,4 @@
-"""Networks in files: one dict of tensors and plain values, checked when it is read (design section 8)."""
+"""Networks in files: one dict of tensors and plain values, checked when it is read ."""
 
 import re
 from collections.abc import Callable
@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from utils.runtime.files import DamagedFile, leaves, read_tensors, sha256_of, write_tensors
 
 BuildModel = Callable[[str, int], nn.Module]  # (name, number of classes) -> network
-FORMAT = 1
+FORMAT = 2  # 1: the settings of a run and the paths of its data in one dict
+PATHS = ("data_dir", "teacher_path")  # of a run's data, beside its identity
 REQUIRED = {
     "model": dict,
     "model_name": str,
@@ -63,7 +64,7 @@ def load_checkpoint(path: Path, plain: bool = False) -> dict[str, Any]:
     weights = content.get("state_dict", content)
     if plain and version is None and _is_plain(weights):
         content = {"model": {re.sub(r"^((module|_orig_mod)\.)+", "", name): t for name, t in weights.items()}}
-    elif version != FORMAT:
+    elif version not in (1, FORMAT):
         if isinstance(version, int) and version > FORMAT:
             raise DamagedFile(f"{path} has format {version}, this program reads {FORMAT}", "update this program")
         raise DamagedFile(f"{path} is no checkpoint of this program", "name a last.pt or best.pt")
@@ -73,6 +74,11 @@ def load_checkpoint(path: Path, plain: bool = False) -> dict[str, Any]:
                 raise DamagedFile(f"{path} is no whole checkpoint: {key!r} is missing or not a {kind.__name__}")
         if not _is_plain(content["model"]):
             raise DamagedFile(f"{path} is no whole checkpoint: 'model' does not hold named tensors")
+        if version == 1:
+            paths = {name: content["config"].pop(name) for name in PATHS if name in content["config"]}
+            content["config"] = {"identity": content["config"]} | paths
+        if not isinstance(content["config"].get("identity"), dict):
+            raise DamagedFile(f"{path} is no whole checkpoint: it does not tell the settings of its run")
     for name, leaf in leaves(content):
         if isinstance(leaf, Tensor) and leaf.is_floating_point() and not leaf.isfinite().all():
             raise DamagedFile(f"{path} has values that are not finite, in {name}", "use an earlier checkpoint")

@@ -40,7 +40,7 @@ def describe(error: BaseException) -> tuple[str, str]:
 
 
 def run(main: Callable[[list[str]], None], argv: list[str]) -> int:
-    """Run an entry point and return its exit code: 0, 1, 2, 130 or 143 (design section 9).
+    """Run an entry point and return its exit code: 0, 1, 2, 130 or 143.
 
     Every error ends as one line on stderr; `--debug` among the arguments shows the traceback too.
     """

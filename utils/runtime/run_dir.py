@@ -1,4 +1,4 @@
-"""A run directory: what it holds, whether it may be written to, and its rows and figures on disk."""
+"""A run directory: what it holds, whether it may be written to, and its rows and metrics on disk."""
 
 import csv
 import io
@@ -11,6 +11,7 @@ from typing import Any
 
 from utils.runtime.errors import UserError
 from utils.runtime.files import SUFFIX, try_lock, write_text
+from utils.runtime.identity import Identity
 
 FILES = ("config.json", "history.csv", "last.pt", "best.pt", "accuracy.png", "loss.png")
 ANALYSIS = "analysis.json"
@@ -19,6 +20,7 @@ RESULT_KEYS = ("images", "top1", "top5", "loss", "ece", "parameters", "epoch", "
 PLOTS = ("reliability.png", "confusion.png", "mistakes.png")
 AGAIN = "--overwrite makes that run again"
 ROLES = ("teacher", "student", "kd")
+PARTS = ("train", "val", "test")
 NUMBER = (int, float)
 
 
@@ -41,7 +43,7 @@ COLUMNS = tuple(field.name for field in fields(EpochRecord))
 
 
 class RunDir:
-    """`results/<dataset>/<run>/seed<k>/`. The final figures are in `figures`: test.json, but for a sweep."""
+    """`results/<dataset>/<run>/seed<k>/`. The final metrics are in `results`: test.json, but for a sweep."""
 
     def __init__(self, path: Path, results: str = RESULTS):
         self.path = path
@@ -50,20 +52,14 @@ class RunDir:
             path / name for name in (results, ANALYSIS, "tensorboard")
         )
 
-    def prepare(self, identity: dict[str, Any], resume: bool, overwrite: bool, skip_finished: bool) -> str:
+    def prepare(self, identity: Identity, resume: bool, overwrite: bool, skip_finished: bool) -> str:
         """Decide what to do with the run of these settings: "start", "resume" or "skip"; writes nothing.
 
-        Raises UserError where going on would lose what is there. Only settings that both this run and the
-        one on disk know are compared.
+        Raises UserError where going on would lose what is there.
         """
         if overwrite or not any((self.path / name).exists() for name in (*FILES, self.results.name)):
             return "start"
-        kept = self.read_config()["identity"]
-        changed = [
-            f"{name} {kept[name]} -> {identity[name]}"
-            for name in identity
-            if kept.get(name, identity[name]) != identity[name]
-        ]
+        changed = identity.explain(Identity.from_record(self.read_config()))
         if changed:
             hint = "a run goes on only as it began: --overwrite replaces it, another --results-dir keeps both"
             raise UserError(f"{self.path} holds a run with other settings: {', '.join(changed)}", hint)
@@ -98,19 +94,30 @@ class RunDir:
 
     def clear(self) -> None:
         """Remove the files of an earlier run."""
-        # Figures first: what is left after a kill must not look like a finished run.
-        found = (self.results.name, self.analysis.name, *PLOTS)
-        of_checkpoints = (f"{stem}.{name}" for stem in ("last", "best") for name in found)  # what test.py writes
-        for name in (*found, *of_checkpoints, *reversed(FILES)):
+        # Results first: what is left after a kill must not look like a finished run.
+        measured = (self.results.name, self.analysis.name, *PLOTS)
+        of_checkpoints = (
+            f"{stem}.{name}" for stem in ("last", "best") for name in measured
+        )  # what test.py writes
+        for name in (*measured, *of_checkpoints, *reversed(FILES)):
             (self.path / name).unlink(missing_ok=True)
-        if self.path.parent.name.startswith(("teacher-", "student-")):  # what others' analysis compares them with
-            for analysis in self.path.parent.parent.glob(f"kd-*/{self.path.name}/{self.analysis.name}"):
+        for analysis in self.path.parent.parent.glob(f"*/{self.path.name}/{self.analysis.name}"):
+            if self._is_compared_in(analysis):
                 analysis.unlink()
         for events in self.tensorboard.glob("events.out.tfevents.*"):
             events.unlink()
 
+    def _is_compared_in(self, analysis: Path) -> bool:
+        """Whether the analysis of another run compares it with this one."""
+        try:
+            content = read_json(analysis)
+        except UserError:
+            return False
+        others = (content.get(name) for name in ("teacher", "baseline"))
+        return any(isinstance(other, dict) and other.get("run") == self.path.parent.name for other in others)
+
     def write_history(self, history: Sequence[EpochRecord]) -> None:
-        """Write history.csv whole: what a torn line of an earlier run regressed is corrected."""
+        """Write history.csv whole: a torn line of an earlier process is gone after it."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(COLUMNS)
@@ -122,16 +129,15 @@ class RunDir:
     def read_config(self) -> dict[str, Any]:
         """What config.json records of this run. Raises UserError for a damaged file."""
         config = read_json(self.config, identity=dict, data=dict, objective=str, device=str, command=str)
-        identity, counts = config["identity"], [config["data"].get(part) for part in ("train", "val", "test")]
-        network = identity.get("network")
-        known = identity.get("role") in ROLES and isinstance(network, str) and network.isidentifier()
-        temp = isinstance(identity.get("temp"), NUMBER) or identity.get("role") != "kd"
-        if not (known and temp and all(isinstance(count, int) for count in counts)):
+        identity, counts = Identity.from_record(config), [config["data"].get(part) for part in PARTS]
+        names = [identity.get("network"), *([identity.get("method")] if identity.get("role") == "kd" else [])]
+        known = identity.get("role") in ROLES and all(isinstance(n, str) and n.isidentifier() for n in names)
+        if not (known and all(isinstance(count, int) for count in counts)):
             raise UserError(f"{self.config} is damaged", AGAIN)
         return config
 
     def read_results(self) -> dict[str, Any]:
-        """The final figures. Raises UserError for a damaged file."""
+        """The final metrics. Raises UserError for a damaged file."""
         return read_json(self.results, top1=NUMBER, top5=NUMBER, loss=NUMBER, parameters=int, epoch=int)
 
     def read_history(self) -> list[dict[str, float | None]]:
@@ -147,7 +153,7 @@ class RunDir:
 
 
 def _number(column: str, text: str) -> float | None:
-    """A cell of history.csv; only validation figures may be absent."""
+    """A cell of history.csv; only validation metrics may be absent."""
     return None if not text and column.startswith("val_") else float(text)
 
 

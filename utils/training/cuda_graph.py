@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from utils.training.optimizer import make_lr_a_tensor
+
 WARM_UP = 3  # steps before the capture: kernels are chosen and workspaces made in them
 
 
@@ -37,8 +39,8 @@ def on_side_stream(work: Callable[[], None]) -> None:
 class GraphedStep:
     """Runs a `utils.training.loop.Step`, replaying it as one CUDA graph where that can be captured.
 
-    A graph reads and writes where it did when it was captured. So the places of a batch, the learning rate and
-    what an epoch shows are copied into tensors that stay. The first steps of a training and a smaller last batch
+    A graph reads and writes where it did when it was captured. So the indices of a batch, the learning rate and
+    the view of an epoch are copied into tensors that stay. The first steps of a training and a smaller last batch
     run as they are: they are the warm-up that a capture needs, and nothing has to be undone after it.
     """
 
@@ -49,24 +51,20 @@ class GraphedStep:
         self.indices: Tensor | None = None  # of a whole batch, int64 [B]
         self.replay: Callable[[], None] | None = None
         self.warm_up_left = WARM_UP
-        optimizer = step.training.optimizer
-        optimizer.lr = torch.tensor(float(optimizer.lr), device=step.compute.device)
+        make_lr_a_tensor(step.state.optimizer, step.compute.device)
 
     @property
-    def shown(self) -> tuple:
-        return self.step.shown
+    def view(self) -> Any:
+        return self.step.view
 
-    @shown.setter
-    def shown(self, shown: tuple) -> None:
-        """Copy what an epoch shows over what the epoch before it showed."""
-        if self.step.shown is None:
-            self.step.shown = shown
+    @view.setter
+    def view(self, view: Any) -> None:
+        """Copy the view of an epoch over that of the epoch before it."""
+        if self.step.view is None:
+            self.step.view = view
             return
-        (view, answers), (new_view, new_answers) = self.step.shown, shown
-        for kept, new in zip(view, new_view, strict=True):
-            kept.copy_(new)
-        if answers is not None:
-            answers.copy_(new_answers)
+        for static, new in zip(self.step.view, view, strict=True):
+            static.copy_(new)
 
     def __call__(self, indices: Tensor) -> None:
         if len(indices) != self.step.train.batch_size or self.broken:
@@ -86,7 +84,7 @@ class GraphedStep:
             self.replay = capture(lambda: self.step(self.indices))
         except RuntimeError as error:
             GraphedStep.broken = True
-            self.step.training.optimizer.forget_gradients()  # of half a step
+            self.step.state.optimizer.zero_grad(set_to_none=True)  # of half a step
             reason = " ".join(str(error.__context__ or error).split())[:120]  # the context is the first error
             print(f"note: no CUDA graph, steps run one kernel at a time ({reason})", file=sys.stderr)
         return not self.broken

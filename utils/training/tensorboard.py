@@ -1,18 +1,19 @@
 """What TensorBoard shows of a training. It is measured beside the training, which is the same without it."""
 
 import copy
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from utils.data.batches import Batch, Batches
+from utils.data.batches import Batches
+from utils.distillation.taps import TappedNetwork
 from utils.runtime.device import Compute
 from utils.runtime.errors import UserError
 from utils.runtime.run_dir import EpochRecord
-from utils.training.loop import TrainState
+from utils.training.loop import Teacher
+from utils.training.state import TrainState
 
 IMAGES = 64  # augmented ones that are shown
 
@@ -28,22 +29,12 @@ def require_tensorboard() -> None:
 class TensorBoardLogger:
     """Writes scalars after each epoch, and once what the augmented images look like."""
 
-    def __init__(
-        self,
-        folder: Path,
-        training: TrainState,
-        objective: Callable[..., Tensor],
-        train: Batches,
-        compute: Compute,
-        teacher: Callable[[Batch], Tensor] | None,
-        answers: Callable[[int], Tensor] | None,
-    ):
+    def __init__(self, folder: Path, state: TrainState, train: Batches, compute: Compute, teacher: Teacher | None):
         from torch.utils.tensorboard import SummaryWriter
 
-        self.training, self.objective, self.train, self.compute = training, objective, train, compute
-        self.teacher, self.answers = teacher, answers
+        self.state, self.train, self.compute, self.teacher = state, train, compute, teacher
         # What an earlier process wrote of later epochs is hidden: this one will write them again.
-        self.writer = SummaryWriter(str(folder), purge_step=training.epoch + 1)
+        self.writer = SummaryWriter(str(folder), purge_step=state.epoch + 1)
 
     def __enter__(self) -> "TensorBoardLogger":
         return self
@@ -52,11 +43,11 @@ class TensorBoardLogger:
         self.writer.close()
 
     def epoch_done(self, record: EpochRecord) -> None:
-        """Write the figures of an epoch, and the terms of the objective on its first batch."""
+        """Write the metrics of an epoch, and the terms of the objective on its first batch."""
         for name, value in asdict(record).items():
-            part, _, figure = name.partition("_")
+            part, _, metric = name.partition("_")
             if value is not None and name != "epoch":
-                self.writer.add_scalar(f"{figure}/{part}" if figure else name, value, record.epoch)
+                self.writer.add_scalar(f"{metric}/{part}" if metric else name, value, record.epoch)
         for name, (value, norm) in self.terms(record.epoch - 1).items():
             self.writer.add_scalar(f"weighted terms, first batch/{name}", value, record.epoch)
             self.writer.add_scalar(f"gradient norm of weighted terms, first batch/{name}", norm, record.epoch)
@@ -67,23 +58,21 @@ class TensorBoardLogger:
     def terms(self, epoch: int) -> dict[str, tuple[float, float]]:
         """Each weighted term of the objective, and the 2-norm of its gradient, on the first batch of `epoch`.
 
-        Computed with a copy of the network as it is now: batch norm in training mode moves its statistics.
+        Computed with a copy of the network as it is now: batch norm in training mode moves its statistics. The
+        teacher shows the view of that epoch already.
         """
-        network = copy.deepcopy(self.training.model).train()
-        number = self.train.view_number(epoch)
-        batch = self.train.serve(self.train.order(epoch)[0], self.train.view(number))
-        teacher_logits = None
-        if self.answers is not None:
-            teacher_logits = self.answers(number)[batch.indices]
-        elif self.teacher is not None:
-            teacher_logits = self.teacher(batch)
+        state, network = self.state, copy.deepcopy(self.state.model).train()
+        batch = self.train.serve(self.train.order(epoch)[0], self.train.view(self.train.view_number(epoch)))
+        teacher = self.teacher(batch) if self.teacher is not None else None
         with self.compute.autocast():
-            logits = network(batch.images)
-        found, parameters = {}, list(network.parameters())
-        for name, term in self.objective.terms(logits, teacher_logits, batch.labels).items():
-            gradients = torch.autograd.grad(term, parameters, retain_graph=True)
-            found[name] = term.item(), torch.stack([g.norm() for g in gradients]).norm().item()
-        return found
+            student = TappedNetwork(network, state.method.needs, batch.images)(batch.images)
+        progress = torch.tensor(state.steps / state.schedule.steps, device=self.compute.device)
+        terms, parameters = {}, list(network.parameters())
+        for name, term in state.method(student, teacher, batch.labels, progress).items():
+            gradients = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
+            norms = [gradient.norm() for gradient in gradients if gradient is not None]
+            terms[name] = term.item(), torch.stack(norms).norm().item() if norms else 0.0
+        return terms
 
     def _images(self) -> Tensor:
         """Images of the first batch as the network sees them, float32 [B, 3, H, W] from 0 to 1."""

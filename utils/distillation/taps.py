@@ -1,0 +1,115 @@
+"""Feature taps: how any network answers with more than its logits."""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from utils.losses import Outputs
+
+EXAMPLES = 2  # images that are shown to a network to find its stages
+
+
+class Tap(NamedTuple):
+    """The output of a module in its n-th call (0, 1, ...) of a forward pass: a module may be used many times."""
+
+    module: str
+    call: int
+
+
+class TappedNetwork:
+    """A network that answers with `Outputs`. Its modules are hooked while it does, and only where that is needed.
+
+    `forward` may be another form of `model`, such as a compiled one. Raises ValueError for a network that has no
+    feature maps or no linear last layer where these are needed.
+    """
+
+    def __init__(
+        self, model: nn.Module, needs: str, images: Tensor, forward: Callable[[Tensor], Tensor] | None = None
+    ):
+        self.model, self.needs, self.forward = model, needs, forward or model
+        self.stages: list[Tap] = []
+        self.head: Tap | None = None
+        if needs == "features":
+            self.stages = find_stages(model, images)
+        elif needs == "embedding":
+            self.head = find_head(model, images)
+
+    def __call__(self, images: Tensor) -> Outputs:
+        """Outputs for normalised images, float [B, 3, H, W]."""
+        if self.needs == "logits":
+            return Outputs(self.forward(images))
+        captured: dict[Tap, Tensor] = {}
+        wanted = [*self.stages, *([self.head] if self.head else [])]
+        with ExitStack() as hooks:
+            for name in {tap.module for tap in wanted}:
+                hooks.callback(self._hook(name, captured).remove)
+            logits = self.forward(images)
+        features = tuple(captured[tap] for tap in self.stages)
+        return Outputs(logits, captured[self.head] if self.head else None, features or None)
+
+    def _hook(self, name: str, captured: dict[Tap, Tensor]):
+        calls = 0
+
+        def keep(_module: nn.Module, taken: tuple[Tensor, ...], given: Tensor) -> None:
+            nonlocal calls
+            captured[Tap(name, calls)] = taken[0] if self.head else given
+            calls += 1
+
+        return self.model.get_submodule(name).register_forward_hook(keep)
+
+    @torch.no_grad()
+    def example(self, images: Tensor) -> Outputs:
+        """Outputs in eval mode, of which only the shapes matter; the mode of the network is left as it was."""
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            return self(images[:EXAMPLES])
+        finally:
+            self.model.train(was_training)
+
+
+def find_stages(model: nn.Module, images: Tensor) -> list[Tap]:
+    """The last module at each resolution above one pixel, from the input on."""
+    last: dict[torch.Size, Tap] = {}
+    for tap, _module, _taken, given in _calls(model, images):
+        if isinstance(given, Tensor) and given.ndim == 4 and given.shape[2:].numel() > 1:
+            last[given.shape[2:]] = tap
+    if not last:
+        raise ValueError(f"{type(model).__name__} has no feature maps [B, c, h, w]")
+    return list(last.values())
+
+
+def find_head(model: nn.Module, images: Tensor) -> Tap:
+    """The linear layer that gives the logits."""
+    calls = _calls(model, images)
+    linear = [tap for tap, module, _taken, _given in calls if isinstance(module, nn.Linear)]
+    if not linear:
+        raise ValueError(f"{type(model).__name__} has no linear last layer, so no embedding")
+    return linear[-1]
+
+
+@torch.no_grad()
+def _calls(model: nn.Module, images: Tensor) -> list[tuple[Tap, nn.Module, tuple, Tensor]]:
+    """Every call of a module in a forward pass in eval mode, in the order in which they end."""
+    calls: list[tuple[Tap, nn.Module, tuple, Tensor]] = []
+    count: dict[str, int] = {}
+
+    def watch(name: str) -> Callable[..., None]:
+        def keep(module: nn.Module, taken: tuple, given: Tensor) -> None:
+            calls.append((Tap(name, count.get(name, 0)), module, taken, given))
+            count[name] = count.get(name, 0) + 1
+
+        return keep
+
+    was_training = model.training
+    model.eval()
+    with ExitStack() as hooks:
+        for name, module in model.named_modules():
+            if name:
+                hooks.callback(module.register_forward_hook(watch(name)).remove)
+        model(images[:EXAMPLES])
+    model.train(was_training)
+    return calls

@@ -1,0 +1,101 @@
+"""What every method of distillation has in common."""
+
+import inspect
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from utils.losses.outputs import Outputs
+
+
+class Method(nn.Module):
+    """A method of distillation: from the outputs of student and teacher to the terms of a loss.
+
+    The keyword arguments of the constructor are the method's settings, each with its default; a value out of range
+    raises ValueError. What means the same has the same name in all methods: `temperature`, `alpha`, `beta`,
+    `gamma`, `weight` (of the method's own term), `ce` (of the cross-entropy), `warmup` (a share of the training).
+    """
+
+    needs: ClassVar[str] = "logits"  # of the outputs: "logits", "embedding" or "features"
+    always_named: ClassVar[tuple[str, ...]] = ()  # settings that stand in a run's name even at their default
+    label_smoothing = 0.0  # of the cross-entropy: a part of the recipe, not of the method
+
+    def adapt(self, student: Outputs, teacher: Outputs) -> None:
+        """Make trainable parts, such as projections, that fit these outputs of one batch; called once.
+
+        They are trained with the student and saved in last.pt. Raises ValueError for outputs that do not match.
+        """
+
+    def forward(
+        self, student: Outputs, teacher: Outputs | None, labels: Tensor, progress: Tensor
+    ) -> dict[str, Tensor]:
+        """The terms of the loss by name, weighted: scalars in float32 or better whose sum is minimised.
+
+        `labels` is int64 [B]; `progress` is a scalar on the device, from 0 at the first step to 1 after the last.
+        """
+        raise NotImplementedError
+
+    def cross_entropy(self, student: Outputs, labels: Tensor) -> Tensor:
+        """Mean cross-entropy of the student's logits, with the recipe's label smoothing; a scalar."""
+        return F.cross_entropy(at_least_float32(student.logits), labels, label_smoothing=self.label_smoothing)
+
+    def formula(self) -> str:
+        """The objective as it is shown to people."""
+        settings = (f"{name} {getattr(self, name):g}" for name in inspect.signature(type(self)).parameters)
+        return f"{type(self).__name__} with {', '.join(settings)}"
+
+
+class CrossEntropy(Method):
+    """Cross-entropy with the labels: how a teacher learns, and a student alone."""
+
+    def forward(self, student: Outputs, teacher: None, labels: Tensor, progress: Tensor) -> dict[str, Tensor]:
+        return {"CE": self.cross_entropy(student, labels)}
+
+    def formula(self) -> str:
+        return "CE" + (f" (label smoothing {self.label_smoothing:g})" if self.label_smoothing else "")
+
+
+def kl_divergence(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
+    """KL(softmax(teacher / T) || softmax(student / T)), summed over classes, averaged over the batch; a scalar.
+
+    Logits are [B, C] of any float dtype; the result is in float32 or better.
+    """
+    student = F.log_softmax(at_least_float32(student_logits) / temperature, dim=1)
+    teacher = F.log_softmax(at_least_float32(teacher_logits) / temperature, dim=1)
+    return F.kl_div(student, teacher, reduction="batchmean", log_target=True)
+
+
+def pair_stages(student: Outputs, teacher: Outputs) -> list[tuple[Tensor, Tensor]]:
+    """The feature maps of both networks that have the same height and width, from the input on.
+
+    Raises ValueError where no resolution is common.
+    """
+    by_size = {feature.shape[2:]: feature for feature in teacher.features}
+    pairs = [(feature, by_size[feature.shape[2:]]) for feature in student.features if feature.shape[2:] in by_size]
+    if not pairs:
+        sizes = [sorted({"x".join(map(str, f.shape[2:])) for f in each.features}) for each in (student, teacher)]
+        text = "stages of {} pixels in the student, {} in the teacher".format(*(", ".join(s) for s in sizes))
+        raise ValueError(f"no stage of the same resolution in both networks ({text})")
+    return pairs
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def at_least(low: float, name: str, value: float) -> float:
+    if not low <= value < float("inf"):
+        raise ValueError(f"{name} {value:g} is not a number of at least {low:g}")
+    return value
+
+
+def within(low: float, high: float, name: str, value: float) -> float:
+    if not low <= value <= high:
+        raise ValueError(f"{name} {value:g} is not from {low:g} to {high:g}")
+    return value
+
+
+def temperature_of(value: float) -> float:
+    return within(0.01, 10_000, "temperature", value)

@@ -1,0 +1,16 @@
+"""What a network answers with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:  # the names of methods and flags are read without torch
+    from torch import Tensor
+
+
+class Outputs(NamedTuple):
+    """Outputs of a network for a batch of B images; the parts that nobody asked for are None."""
+
+    logits: Tensor  # float [B, C]
+    embedding: Tensor | None = None  # float [B, D], what the last linear layer takes
+    features: tuple[Tensor, ...] | None = None  # float [B, c, h, w] for each stage, from the input on
