@@ -62,7 +62,8 @@ def train_run(
 
         torch.manual_seed(config.seed)
         model = compute.place(build_model(config.network, dataset.train.num_classes))
-        batches = dataset.training_batches(config.batch_size, config.seed, config.cutout, views)
+        augmentation = dataset.augmentation(None, None, config.cutout)
+        batches = dataset.training_batches(config.batch_size, config.seed, augmentation, views)
         training = TrainState(model, Schedule(steps_per_epoch=len(batches), **_schedule_settings(config)))
         if action == "resume":
             _restore(run_dir.last, training, identity)

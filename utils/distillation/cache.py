@@ -113,7 +113,7 @@ def open_answers(
     images, views = batches.image_set, min(batches.views, epochs)
     rescale = [tensor.flatten().tolist() for tensor in teacher.rescale or ()]
     parts = [teacher.sha256, rescale, teacher.compute.precision, data, batches.normalise, VERSION]
-    key = hashlib.sha256(repr([*parts, batches.cutout, batches.seed]).encode()).hexdigest()
+    key = hashlib.sha256(repr([*parts, batches.augmentation, batches.seed]).encode()).hexdigest()
     file = AnswerFile(folder, f"{teacher.name}-seed{batches.seed}", key, len(images), images.num_classes)
     space = HEADER + views * file.record
     if space > limit * 1e9:
