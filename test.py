@@ -51,9 +51,8 @@ def main(argv: list[str]) -> None:
         results, failed = evaluator.evaluate_all(finished_runs(folder, config.command("all")))
         print(f"page: {write_page(folder)}")
         if failed:
-            raise UserError(
-                f"{len(failed)} of {len(results) + len(failed)} runs could not be measured", "see above"
-            )
+            count = len(results) + len(failed)
+            raise UserError(f"{len(failed)} of {count} runs could not be measured", "see above")
     else:
         results = brief(evaluator.evaluate(path, None if config.checkpoint else RunDir(path.parent)))
         if config.export:

@@ -178,8 +178,8 @@ def summary(analysis: dict[str, Any]) -> list[str]:
     mega_adds, megabytes = analysis["multiply_adds"] / 1e6, analysis["file_bytes"] / 1e6
     lines = [
         format_metrics(analysis),
-        f"cost: {mega_adds:,.1f} million multiply-adds, {megabytes:.2f} MB, {analysis['latency_ms']:.2f} ms for one "
-        f"image, {analysis['throughput']:,.0f} images/s in batches of {analysis['throughput_batch']}",
+        f"cost: {mega_adds:,.1f} million multiply-adds, {megabytes:.2f} MB, {analysis['latency_ms']:.2f} ms for "
+        f"one image, {analysis['throughput']:,.0f} images/s in batches of {analysis['throughput_batch']}",
     ]
     if analysis["confused"]:
         worst = analysis["confused"][0]

@@ -9,6 +9,7 @@ from test_teacher import frozen
 from toys import CPU, NORMALISE, images, network, training
 
 from models import build_model
+from utils.data.augment import Augmentation
 from utils.data.batches import Batches, Normalise
 from utils.distillation.cache import HEADER, AnswerFile, Answers, open_answers
 from utils.distillation.teacher import Teacher, fold_batch_norm
@@ -17,7 +18,7 @@ from utils.training.loop import fit
 
 
 def served(views: int = 3, seed: int = 0, cutout: int = 0, count: int = 70, normalise=NORMALISE) -> Batches:
-    return Batches(images(count), normalise, 32, seed, cutout, views)
+    return Batches(images(count), normalise, 32, seed, Augmentation(cutout=cutout), views)
 
 
 def teacher(seed: int = 5, sha256: str = "a" * 64, model: str = "cnn_tiny") -> Teacher:

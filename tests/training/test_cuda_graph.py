@@ -7,6 +7,7 @@ from toys import CPU, assert_same_weights, batches, network, training, weights
 
 import utils.training.cuda_graph
 import utils.training.loop
+from utils.data.augment import Augmentation
 from utils.distillation.teacher import Teacher
 from utils.losses import CrossEntropy, Distillation
 from utils.runtime.device import Compute
@@ -105,7 +106,7 @@ def on_cuda(
     """Train on CUDA with cutout; `taught` is "", "live" or "kept"."""
     compute = Compute.choose("cuda", precision)
     train = batches(330, 32)
-    train.image_set, train.cutout = train.image_set.to(compute.device), 8
+    train.image_set, train.augmentation = train.image_set.to(compute.device), Augmentation(cutout=8)
     state = TrainState(compute.place(network()), Schedule(3, len(train), lr=0.05, ema=ema))
     model = compute.place(network(seed=7)).eval().requires_grad_(False)
     teacher = Teacher(model, compute, "toy", "", "", None) if taught == "live" else None

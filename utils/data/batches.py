@@ -8,8 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from utils.data.augment import View, augment, draw_order, draw_view
+from utils.data.augment import Augmentation, View, draw_order
 from utils.data.image_set import ImageSet
+
+USUAL = Augmentation()  # of images of 32 pixels a side
 
 
 class Batch(NamedTuple):
@@ -17,7 +19,7 @@ class Batch(NamedTuple):
 
     images: Tensor  # float32 [B, 3, H, W], channels_last, normalised
     labels: Tensor  # int64 [B]
-    indices: Tensor  # int64 [B], places in the image set
+    indices: Tensor  # int64 [B], into the image set
 
 
 @dataclass(frozen=True)
@@ -46,10 +48,10 @@ def _affine(mean: tuple[float, ...], std: tuple[float, ...], device: torch.devic
 class Batches:
     """The images of a set in batches, an epoch at a time, on the device that the set is on.
 
-    With `seed`, each epoch has its own order, and shows view `epoch % views` of the images (a fresh one in each
+    With `seed`, each epoch has its own order, and serves view `epoch % views` of the images (a fresh one in each
     epoch where `views` is 0); without, images come as they are, in order. The last batch may be smaller; one of
     a single image is left out of a shuffled epoch, because batch norm learns nothing from it and a small network
-    may fail on it.
+    may fail on it. Raises UserError for an augmentation that the size of the images does not allow.
     """
 
     def __init__(
@@ -58,13 +60,15 @@ class Batches:
         normalise: Normalise,
         batch_size: int,
         seed: int | None = None,
-        cutout: int = 0,
+        augmentation: Augmentation = USUAL,
         views: int = 0,
     ):
         self.image_set, self.normalise, self.batch_size = image_set, normalise, batch_size
-        self.seed, self.cutout, self.views = seed, cutout, views
-        alone = seed is not None and len(image_set) % batch_size == 1 and len(image_set) > batch_size > 1
-        self.num_images = len(image_set) - alone
+        self.seed, self.augmentation, self.views = seed, augmentation, views
+        if seed is not None:
+            augmentation.check(image_set.image_size)
+        single = seed is not None and len(image_set) % batch_size == 1 and len(image_set) > batch_size > 1
+        self.num_images = len(image_set) - single
 
     def __len__(self) -> int:
         """Batches in an epoch."""
@@ -78,21 +82,22 @@ class Batches:
         return (self.serve(indices, view) for indices in order)
 
     def view_number(self, epoch: int) -> int:
-        """The view that `epoch` shows."""
+        """The view that `epoch` serves."""
         return epoch % self.views if self.views else epoch
 
     def view(self, number: int) -> View:
         """The augmentation of all images in view `number`."""
-        return draw_view(self.seed, number, len(self.image_set), self.image_set.image_size).to(self.device)
+        view = self.augmentation.draw_view(self.seed, number, len(self.image_set), self.image_set.image_size)
+        return view.to(self.device)
 
     def order(self, epoch: int) -> tuple[Tensor, ...]:
-        """The places of the images in each batch of `epoch`, int64 [B] each."""
+        """The indices of the images in each batch of `epoch`, int64 [B] each."""
         order = draw_order(self.seed, epoch, len(self.image_set)).to(self.device, non_blocking=True)
         return order[: self.num_images].split(self.batch_size)
 
     def serve(self, indices: Tensor, view: View) -> Batch:
-        """The images at `indices` (int64 [B]) as `view` shows them; waits for nothing."""
-        pixels, erased = augment(self.image_set.images, indices, view, self.cutout)
+        """The images at `indices` (int64 [B]) as `view` augments them; waits for nothing."""
+        pixels, erased = self.augmentation.apply(self.image_set.images, indices, view)
         return Batch(self.normalise(pixels, erased), self.image_set.labels[indices], indices)
 
     @property

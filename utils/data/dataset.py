@@ -3,14 +3,13 @@
 from dataclasses import dataclass
 from typing import Any
 
+from utils.data.augment import Augmentation
 from utils.data.batches import Batches, Normalise
 from utils.data.image_set import ImageSet
 from utils.data.sources import load_images
 from utils.runtime.device import Compute
 
-# Held out where the user names no number: these many, or this share of the training images.
-VAL_SIZE = {"cifar10": 5000, "cifar100": 5000}
-VAL_SHARE = 0.1
+VAL_SHARE = 0.1  # of the training images, held out where the user names no number: 5,000 of CIFAR's
 EVAL_BATCH = {"cpu": 250, "cuda": 2000}  # images of 32x32 pixels
 
 
@@ -25,7 +24,7 @@ class Dataset:
     fingerprints: dict[str, str]  # what identifies the images of each part
 
     def describe(self) -> dict[str, Any]:
-        """What a checkpoint keeps of the images that its network was trained on."""
+        """What a checkpoint holds of the images that its network was trained on."""
         return {
             "num_classes": self.train.num_classes,
             "class_names": list(self.train.class_names),
@@ -39,8 +38,13 @@ class Dataset:
         val = len(self.val) if self.val is not None else 0
         return {"train": len(self.train), "val": val, "test": len(self.test)}
 
-    def training_batches(self, batch_size: int, seed: int, cutout: int, views: int) -> Batches:
-        return Batches(self.train, self.normalise, batch_size, seed, cutout, views)
+    def augmentation(self, padding: int | None, flip: bool | None, cutout: int) -> Augmentation:
+        """The augmentation of the training images; None: an eighth of their side, what their source says."""
+        padding = self.train.image_size // 8 if padding is None else padding
+        return Augmentation(padding, self.train.flip if flip is None else flip, cutout)
+
+    def training_batches(self, batch_size: int, seed: int, augmentation: Augmentation, views: int) -> Batches:
+        return Batches(self.train, self.normalise, batch_size, seed, augmentation, views)
 
     def val_batches(self) -> Batches | None:
         return evaluation_batches(self.val, self.normalise) if self.val is not None else None
@@ -68,8 +72,7 @@ def load_dataset(config, compute: Compute) -> Dataset:
     train, test = load_parts(config)
     val_size = config.val_size
     if val_size is None:
-        named = config.limit is None and config.dataset in VAL_SIZE
-        val_size = VAL_SIZE[config.dataset] if named else round(VAL_SHARE * len(train))
+        val_size = round(VAL_SHARE * len(train))
     train, val = train.split(val_size)
     normalise, parts = Normalise(*train.mean_and_std()), {"data": train, "val_data": val, "test_data": test}
     fingerprints = {name: part.fingerprint() for name, part in parts.items() if part is not None}

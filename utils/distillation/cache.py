@@ -130,7 +130,7 @@ def cached(
     images, views = batches.image_set, min(batches.views, epochs)
     rescale = [tensor.flatten().tolist() for tensor in live.rescale or ()]
     parts = [live.sha256, rescale, live.compute.precision, data, batches.normalise, VERSION, live.network.needs]
-    key = hashlib.sha256(repr([*parts, batches.cutout, batches.seed]).encode()).hexdigest()
+    key = hashlib.sha256(repr([*parts, batches.augmentation, batches.seed]).encode()).hexdigest()
     width = images.num_classes
     if live.network.needs == "embedding":
         width += live.network.example(next(batches.epoch(0)).images).embedding.shape[1]

@@ -70,7 +70,7 @@ def export(
 ) -> dict[str, Any]:
     """Write `student.safetensors`, `student.onnx`, `student.pt2` and `card.json` to `folder`; returns the card.
 
-    `network` is in eval mode on the device of `compute`, and `checkpoint` the checkpoint that it was restored from.
+    `network` is in eval mode on the device of `compute`, and `checkpoint` what it was restored from.
     Each file is read back and has to answer as `network` does in float32, on up to 10,000 test images spread
     evenly over the set: the same top-1, unless the two best logits are less than 1e-4 apart. All files appear
     together, or none. Raises UserError where a package is missing, where `folder` cannot take the files or holds
@@ -258,9 +258,9 @@ def _card(
         "provenance": {
             "sha256": checkpoint["sha256"],
             "epoch": checkpoint["epoch"],
-            "data": config.get("data"),
-            "teacher_sha256": config.get("teacher_sha256"),
-            "config": config,
+            "data": run.get("data"),
+            "teacher_sha256": run.get("teacher_sha256"),
+            "config": run.values,
             "versions": {name: str(import_module(name).__version__) for name in ("torch", *EXTRAS)},
         },
         "files": {},
