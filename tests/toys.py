@@ -5,8 +5,11 @@ from torch import nn
 
 from utils.data.batches import Batches, Normalise
 from utils.data.image_set import ImageSet
+from utils.distillation.taps import TappedNetwork
+from utils.distillation.teacher import LiveTeacher
+from utils.losses import build_method
 from utils.runtime.device import Compute
-from utils.training.loop import Schedule, TrainState
+from utils.training.state import Schedule, TrainState
 
 CPU = Compute(torch.device("cpu"), "fp32")
 NORMALISE = Normalise([127.0] * 3, [64.0] * 3)
@@ -30,11 +33,21 @@ def network(classes: int = 4, seed: int = 0) -> nn.Module:
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(8, classes))
 
 
-def training(epochs: int = 3, steps: int = 4, seed: int = 0, **settings) -> TrainState:
-    return TrainState(network(seed=seed), Schedule(epochs, steps, lr=0.05, **settings))
+def training(epochs: int = 3, steps: int = 4, seed: int = 0, method: str = "", **settings) -> TrainState:
+    """A training of `network`, with the method of this spec; without one, with cross-entropy."""
+    schedule = Schedule(epochs, steps, lr=0.05, **settings)
+    return TrainState(network(seed=seed), schedule, build_method(method) if method else None)
 
 
-def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+def frozen(model: nn.Module, needs: str = "logits", **more) -> LiveTeacher:
+    """`model` as a teacher."""
+    model = model.eval().requires_grad_(False)
+    tapped = TappedNetwork(model, needs, torch.zeros(2, 3, 32, 32))
+    settings = {"name": "toy", "sha256": "a" * 64, "description": "", "rescale": None}
+    return LiveTeacher(tapped, CPU, **settings | more)
+
+
+def weights(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 

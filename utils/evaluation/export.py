@@ -237,9 +237,7 @@ def _card(
     network: nn.Module, checkpoint: dict[str, Any], test: ImageSet, compute: Compute, logits: Tensor
 ) -> dict[str, Any]:
     size, hits = test.image_size, logits.argmax(1) == test.labels.cpu()
-    config = {
-        name: value for name, value in checkpoint["config"].items() if name != "data_dir"
-    }  # a place, no setting
+    run = Identity.from_record(checkpoint["config"])
     return {
         "model": checkpoint["model_name"],
         "parameters": count_parameters(network),
