@@ -25,6 +25,7 @@ from utils.runtime.checkpoint import weights_sha256
 from utils.runtime.device import Compute
 from utils.runtime.errors import UserError
 from utils.runtime.files import atomic_write
+from utils.runtime.identity import Identity
 
 EXTRAS = ("safetensors", "onnx", "onnxscript", "onnxruntime")
 CARD = "card.json"

@@ -6,7 +6,7 @@ from typing import Any
 
 from utils.runtime.checkpoint import map_tensors, save_checkpoint
 from utils.runtime.run_dir import EpochRecord, RunDir
-from utils.state.state import TrainState
+from utils.training.state import TrainState
 
 # Seconds from one writing to the next. On a GPU an epoch may take less than the writing after it: VGG19-BN with
 # its optimizer is 160 MB, 0.5 to 0.8 s with checksums. What is not written yet is a copy in memory.
