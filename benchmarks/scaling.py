@@ -55,7 +55,10 @@ def main() -> None:
     print(compute)
     figures = {"device": str(compute), "images": {}, "batches": {}}
     with tempfile.TemporaryDirectory() as folder:
-        for name, teacher in ((f"train {args.student}", None), (f"KD {args.student}, kept answers", args.teacher)):
+        for name, teacher in (
+            (f"train {args.student}", None),
+            (f"KD {args.student}, cached outputs", args.teacher),
+        ):
             bench = Bench(compute, 128, 0, Path(folder))
             points = {}
             for images in IMAGES:

@@ -3,7 +3,7 @@
     python -m benchmarks.table [--json FILE] [flags of train.py]
 
 Without flags: `train.py --all --dataset shapes`. Results go to a temporary folder. Each second is counted once:
-what is done within something else (the teacher's answers within an epoch) is taken off that.
+what is done within something else (the teacher's outputs within an epoch) is taken off that.
 """
 
 import argparse
@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent.parent
 PHASES = {
     "data": [("utils.data.dataset", "load_dataset")],
     "teacher": [("utils.train_run", "load_teacher")],
-    "teacher's answers": [("utils.distillation.cache", "Answers.__call__")],
+    "teacher's outputs": [("utils.distillation.cache", "CachedTeacher.show")],
     "capture": [("utils.training.cuda_graph", "GraphedStep._captured")],
     "training": [("utils.training.loop", "_train_epoch")],
     "evaluation": [("utils.training.loop", "evaluate"), ("utils.train_run", "predict")],

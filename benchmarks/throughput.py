@@ -25,15 +25,17 @@ from utils.data.batches import Batches, Normalise
 from utils.data.dataset import evaluation_batches
 from utils.data.image_set import ImageSet
 from utils.data.sources.shapes import draw
-from utils.distillation.cache import open_answers
-from utils.distillation.teacher import Teacher, fold_batch_norm
+from utils.distillation.cache import CachedTeacher, cached
+from utils.distillation.taps import TappedNetwork
+from utils.distillation.teacher import LiveTeacher, fold_batch_norm
 from utils.evaluation.metrics import evaluate
-from utils.losses import CrossEntropy, Distillation
+from utils.losses import build_method
 from utils.runtime.device import Compute
 from utils.training.cuda_graph import WARM_UP, graphed
-from utils.training.loop import Schedule, Step, TrainState, fit
+from utils.training.loop import LoopOptions, Step, fit
+from utils.training.state import Schedule, TrainState
 
-VIEWS = 2  # of the kept answers: enough to change from one to the next
+VIEWS = 2  # of the cached outputs: enough to change from one to the next
 
 
 @dataclass
@@ -78,26 +80,32 @@ class Bench:
             done += images
         return done / (time.perf_counter() - started)
 
-    def teacher(self, name: str) -> Teacher:
-        model = fold_batch_norm(build_model(name, 10).eval().requires_grad_(False))
-        return Teacher(self.compute.place(model), self.compute, name, name, "", None)
+    def teacher(self, name: str) -> LiveTeacher:
+        model = self.compute.place(fold_batch_norm(build_model(name, 10).eval().requires_grad_(False)))
+        return LiveTeacher(TappedNetwork(model, "logits", torch.empty(0)), self.compute, name, name, "", None)
 
-    def training(self, model: str, batches: Batches) -> TrainState:
-        return TrainState(self.compute.place(build_model(model, 10)), Schedule(10**6, len(batches), lr=0.01))
+    def cached(self, teacher: str, batches: Batches, folder: Path) -> CachedTeacher:
+        return cached(
+            self.teacher(teacher), batches, str(len(batches.image_set)), VIEWS, folder, 1.0, lambda: None
+        )[0]
+
+    def state(self, model: str, batches: Batches, method: str | None = None) -> TrainState:
+        schedule = Schedule(10**6, len(batches), lr=0.01)
+        return TrainState(
+            self.compute.place(build_model(model, 10)), schedule, build_method(method) if method else None
+        )
 
     def ours(
-        self, model: str, images: int, teacher: str | None = None, kept: bool = False
+        self, model: str, images: int, teacher: str | None = None, cached: bool = False
     ) -> Callable[[], object]:
         """One epoch of the project's own loop."""
-        batches = self.batches(images)
-        objective = Distillation(0.9, 5.0) if teacher else CrossEntropy()
-        live = self.teacher(teacher) if teacher else None
-        answers = None
-        if kept:
-            answers, _ = open_answers(live, batches, str(images), VIEWS, self.folder, 1.0, lambda: None)
-            for view in range(VIEWS):
-                answers(view)
-        epochs = fit(self.training(model, batches), objective, batches, None, self.compute, live, answers)
+        batches, source = self.batches(images), None
+        if teacher:
+            source = self.cached(teacher, batches, self.folder) if cached else self.teacher(teacher)
+        for view in range(VIEWS if cached else 0):
+            source.show(view)
+        state = self.state(model, batches, "kd" if teacher else None)
+        epochs = fit(state, source, batches, None, self.compute)
         return lambda: next(epochs)
 
     def plain(self, model: str, images: int, tips: bool, teacher: str | None = None) -> Callable[[], object]:
@@ -107,11 +115,9 @@ class Bench:
         loader = plain_loader(self.subset(images), self.batch_size, tips)
         return lambda: plain_epoch(network, loader, device, frozen, tips)
 
-    def answering(self, teacher: str, images: int) -> Callable[[], object]:
-        answers, _ = open_answers(
-            self.teacher(teacher), self.batches(images), "", VIEWS, self.folder / "no", 1.0, lambda: None
-        )
-        return lambda: answers.make(0)
+    def outputs(self, teacher: str, images: int) -> Callable[[], object]:
+        source = self.cached(teacher, self.batches(images), self.folder / "unused")
+        return lambda: source.make(0)
 
     def evaluation(self, model: str, images: int, plain: bool) -> Callable[[], object]:
         network = build_model(model, 10)
@@ -184,9 +190,9 @@ def measure(bench: Bench, teacher: str, student: str, repeats: int) -> tuple[lis
     add(first, images, lambda n: bench.plain(student, n, False, teacher), cost)
     add("KD, live teacher: tips", images, lambda n: bench.plain(student, n, True, teacher), cost, first)
     add("KD, live teacher: ours", images, lambda n: bench.ours(student, n, teacher), cost, first)
-    kept = gflop(student, True)
-    add("KD, kept answers: ours", size(student), lambda n: bench.ours(student, n, teacher, True), kept, first)
-    add("teacher's answers: ours", images, lambda n: bench.answering(teacher, n), gflop(teacher, False))
+    cost = gflop(student, True)
+    add("KD, cached outputs: ours", size(student), lambda n: bench.ours(student, n, teacher, True), cost, first)
+    add("teacher's outputs: ours", images, lambda n: bench.outputs(teacher, n), gflop(teacher, False))
     cost, first = gflop(student, False), f"evaluate {student}: plain"
     add(first, 6000, lambda n: bench.evaluation(student, n, True), cost)
     add(f"evaluate {student}: ours", 6000, lambda n: bench.evaluation(student, n, False), cost, first)
@@ -204,10 +210,10 @@ def measure(bench: Bench, teacher: str, student: str, repeats: int) -> tuple[lis
 def host_and_device(bench: Bench, model: str, steps: int = 100) -> dict[str, float]:
     """Milliseconds in which the host gives the orders of a step, and in which the device has carried them out."""
     batches = bench.batches(bench.whole_batches(0))
-    training = bench.training(model, batches)
-    training.model.train()
-    run = graphed(Step(training, CrossEntropy(), batches, bench.compute, None, False))
-    run.shown = batches.view(0), None
+    state = bench.state(model, batches)
+    state.model.train()
+    run = graphed(Step(state, None, batches, bench.compute, LoopOptions()))
+    run.view = batches.view(0)
     (indices,) = batches.order(0)
     for _ in range(WARM_UP + 2):
         run(indices)
