@@ -26,9 +26,10 @@ def main(argv: list[str]) -> None:
     from utils.losses.spec import resolve_method
 
     try:
-        path = Path(config.checkpoint or config.finished_run_dir(resolve_method) / "last.pt")
+        run_dir = config.finished(config.runs(resolve_method)[0].run_dir)
     except ValueError as error:
         raise UsageError(str(error), "python train.py --list-methods") from None
+    path = Path(config.checkpoint or run_dir / "last.pt")
     if config.role != "all" and not path.exists():
         hint = "check the path" if config.checkpoint else f"train it first: {config.command(config.role)}"
         raise UserError(f"there is no checkpoint {path}", hint)
@@ -47,14 +48,14 @@ def main(argv: list[str]) -> None:
     explicit = {name: getattr(config, name) for name in names if name in config.explicit}
     evaluator = Evaluator(explicit, compute, build_model)
     if config.role == "all":
-        folder = config.finished_dataset_dir
+        folder = config.finished(config.dataset_dir)
         results, failed = evaluator.evaluate_all(finished_runs(folder, config.command("all")))
         print(f"page: {write_page(folder)}")
         if failed:
             count = len(results) + len(failed)
             raise UserError(f"{len(failed)} of {count} runs could not be measured", "see above")
     else:
-        results = brief(evaluator.evaluate(path, None if config.checkpoint else RunDir(path.parent)))
+        results = brief(evaluator.evaluate(path, None if config.checkpoint else RunDir(run_dir)))
         if config.export:
             network = evaluator.network(path)
             export(network.model, network.checkpoint, network.test, compute, config.export)

@@ -35,6 +35,10 @@ class Row:
     def title(self) -> str:
         return self.identity.title() + self.note
 
+    def settings(self, *without: str) -> dict[str, Any]:
+        """What its identity is, but for the names in `without`."""
+        return {name: value for name, value in self.identity.values.items() if name not in without}
+
     def values(self, key: str) -> list[float]:
         return [test[key] for test in self.tests.values()]
 

@@ -21,8 +21,9 @@ from utils.reporting.page.sections import (
     mistakes,
     spread_of,
 )
-from utils.reporting.table import OF_A_SEED, Row, gain, read_rows, spread, summarise_gains
+from utils.reporting.table import Row, gain, read_rows, spread, summarise_gains
 from utils.runtime.files import write_text
+from utils.runtime.identity import SEED
 from utils.runtime.run_dir import ROLES
 
 PAGE = "report.html"
@@ -142,7 +143,7 @@ def _how(entries: Sequence[Entry]) -> str:
 def _recipe(entry: Entry) -> str:
     row, configs = entry.row, entry.row.configs.values()
     first = next(iter(configs))
-    settings = row.settings("role", "network", *PARTS.values(), *OF_A_SEED)
+    settings = row.settings("role", "network", *PARTS.values(), *SEED)
     counts = first["data"]
     images = [f"{counts[part]:,} {part} ({row.identity.get(PARTS[part])})" for part in PARTS if counts[part]]
     facts = {
