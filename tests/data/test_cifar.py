@@ -84,11 +84,13 @@ def test_cifar_is_downloaded_once_into_a_new_folder_and_read_from_there_afterwar
     archive.write(tmp_path)
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietHandler, directory=tmp_path)) as server:
         archive.serve_at(server.server_port)
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         thread.start()
-        first = load_images(archive.name, tmp_path / "new" / "data")
-        server.shutdown()
-        thread.join()
+        try:
+            first = load_images(archive.name, tmp_path / "new" / "data")
+        finally:
+            server.shutdown()
+            thread.join()
     archive.assert_is(first)
     archive.assert_is(load_images(archive.name, tmp_path / "new" / "data"))
 
@@ -102,8 +104,12 @@ def test_a_failed_download_is_one_line_that_names_the_archive_and_following_it_h
         archive.serve_at(listening.getsockname()[1])
         if server == "gone":
             listening.close()
+        give_up = threading.Timer(5, listening.shutdown, [socket.SHUT_RDWR])  # else it would wait for ever
+        give_up.start()
         with pytest.raises(UserError) as raised:
             load_images(archive.name, tmp_path)
+        assert give_up.is_alive()
+        give_up.cancel()
     text = str(raised.value)
     kind = archive.kind
     for part in (kind.filename, kind.tgz_md5, kind.url, f"into {tmp_path}/", "--dataset shapes"):
