@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 
 from utils.reporting.curves import plot_heat_map
-from utils.reporting.table import OF_A_SEED, spread
+from utils.reporting.format import spread
+from utils.reporting.table import OF_A_SEED
 from utils.runtime.files import write_text
 from utils.runtime.run_dir import RunDir
 

@@ -1,7 +1,6 @@
 """The page of a dataset, `results/<dataset>/README.md`: the table of all finished runs, and their plots."""
 
 import re
-import statistics
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.reporting.curves import plot_comparison
+from utils.reporting.format import GAIN, markdown_table, row_cells
 from utils.reporting.statistics import Gain, paired_gain, summarise_gain
 from utils.runtime.errors import UserError
 from utils.runtime.files import write_text
@@ -17,6 +17,7 @@ from utils.runtime.run_dir import ROLES, RunDir
 # Settings that differ between the seeds of a row (its teachers differ too), and those of distillation.
 USUAL_ALPHA = 0.9  # of which a title does not tell
 OF_A_SEED = ("seed", "teacher_sha256")
+COLUMNS = ("parameters", "top-1 (%)", "top-5 (%)", "epochs", "seconds", GAIN)
 PLACES = ("data_dir", "teacher_path")  # which a checkpoint keeps beside its identity
 OF_KD = ("role", "temp", "alpha", "teacher", *OF_A_SEED)
 
@@ -83,28 +84,13 @@ def write_report(dataset_dir: Path) -> Path:
 def table(rows: list[Row]) -> str:
     """The table in Markdown; accuracies are percent on the test images after the last epoch."""
     several = any(len(row.tests) > 1 for row in rows)
-    lines = [
-        "| model | parameters | top-1 (%) | top-5 (%) | epochs | seconds | gain over the student alone |",
-        "|:--|--:|--:|--:|--:|--:|--:|",
-    ]
+    lines = []
     for row in rows:
-        test = next(iter(row.tests.values()))
         seeds = f" ({len(row.tests)} seed{'s' * (len(row.tests) > 1)})" if several else ""
-        cells = (
-            row.title + seeds,
-            f"{test['parameters']:,}",
-            f"**{spread(row.values('top1'))}**",
-            spread(row.values("top5")),
-            f"{test['epoch']}",
-            _seconds(statistics.mean(row.seconds())),
-            gain(row, rows),
-        )
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def _seconds(value: float) -> str:
-    return f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
+        cells = row_cells(list(row.tests.values()), row.seconds(), paired(row, rows))
+        cells["top-1 (%)"] = f"**{cells['top-1 (%)']}**"
+        lines.append({"model": row.title + seeds} | {title: cells[title] for title in COLUMNS})
+    return markdown_table(lines)
 
 
 def read_rows(dataset_dir: Path, hint: str = "python train.py --all") -> list[Row]:
@@ -139,13 +125,6 @@ def read_rows(dataset_dir: Path, hint: str = "python train.py --all") -> list[Ro
     )
 
 
-def spread(values: Sequence[float], digits: int = 2) -> str:
-    """The mean of the seeds ± their standard deviation."""
-    if len(values) == 1:
-        return f"{values[0]:.{digits}f}"
-    return f"{statistics.mean(values):.{digits}f} ± {statistics.stdev(values):.{digits}f}"
-
-
 def finished_runs(dataset_dir: Path, hint: str) -> list[RunDir]:
     """The run directories that the table is made from, teachers first; see `read_rows`."""
     rows = read_rows(dataset_dir, hint)
@@ -162,14 +141,6 @@ def paired(row: Row, rows: Iterable[Row]) -> Gain | None:
             if seeds:
                 return paired_gain(*([each.tests[seed]["top1"] for seed in seeds] for each in (row, other)))
     return None
-
-
-def gain(row: Row, rows: Iterable[Row]) -> str:
-    """The gain in points, ± its standard deviation over seeds; empty where there is nothing to compare with."""
-    found = paired(row, rows)
-    if found is None:
-        return ""
-    return f"{found.mean:+.2f}" + (f" ± {found.sd:.2f}" if found.sd is not None else "")
 
 
 def summarise_gains(rows: Sequence[Row]) -> list[str]:
