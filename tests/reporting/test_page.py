@@ -23,7 +23,7 @@ VOID = {"meta", "link", "img", "br", "path", "rect"}
 
 def analyse(classes: int = 4, distilled: bool = False, **changes) -> dict:
     names = [f"class {number}" for number in range(classes - 1)] + [NASTY]
-    pair = {"true": names[0], "predicted": NASTY}
+    pair = {"true": "<i>", "predicted": NASTY}
     teacher = {"run": "teacher-cnn", "top1": 96.0, "agreement": 88.5, "teacher_mistakes": 160}
     teacher |= {"inherited": 31.5, "corrected": 22.25, "regressed": 7.75}
     baseline = {"run": "student-cnn_tiny", "top1": 85.0, "gain": 5.0, "per_class_gain": [1.5, -2.5, 4.0, None]}
@@ -157,7 +157,7 @@ def test_no_text_becomes_markup(shapes):
     assert not [name for _, attributes in reader.elements for name in attributes if name.startswith("on")]
     assert reader.text.count("Knowledge distillation on <script>&") == 2
     assert f"python train.py --data-dir {NASTY}" in reader.text
-    assert f"class 0 → {NASTY}: 31 (3.1 %)" in reader.text
+    assert f"<i> → {NASTY}: 31 (3.1 %)" in reader.text
     assert reader.text.count("results/<x>/last.pt, epoch 12") == 4
     assert "one image at a time on cpu & co" in reader.text
 
