@@ -15,6 +15,7 @@ from utils.evaluation.metrics import evaluate
 from utils.runtime.checkpoint import BuildModel, load_checkpoint, restore_network, weights_sha256
 from utils.runtime.device import Compute
 from utils.runtime.errors import UserError
+from utils.runtime.weights import fit_weights
 
 QUICK = 500  # images of a quick measurement
 
@@ -48,8 +49,12 @@ def load_teacher(path: Path, name: str, dataset: Dataset, compute: Compute, buil
     other classes or another image size, or a file that is none.
     """
     kept = load_checkpoint(path, plain=True)
-    if "model_name" not in kept:
-        kept |= dataset.describe() | {"model_name": name}
+    if "format" not in kept:  # of another program
+        network, classes = build_model(name, dataset.train.num_classes), dataset.train.num_classes
+        weights = fit_weights(path, kept["model"], network.state_dict(), f"a {name} of {classes} classes")
+        for note in (*kept["notes"], *weights.notes):
+            print(f"note: {path}: {note}", file=sys.stderr)
+        kept = dataset.describe() | {"model_name": name, "model": weights.tensors}
     for key, value in (("class_names", list(dataset.train.class_names)), ("image_size", dataset.train.image_size)):
         if kept[key] != value:
             hint = "train a teacher on this dataset, or name another --teacher-checkpoint"
