@@ -14,6 +14,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from models import build_model
+from utils.runtime.checkpoint import load_checkpoint
 from utils.runtime.errors import UserError, printable
 from utils.runtime.file_kind import identify
 from utils.runtime.weights import fit_weights, read_weights
@@ -139,11 +140,15 @@ CONTAINERS = {
 }
 
 
+OTHER_NAMES = ("any other prefix", "other containers", "another order")
+
+
 @pytest.mark.parametrize("kind", CONTAINERS)
 def test_the_same_weights_come_out_of(kind, model, tmp_path):
     make, save = CONTAINERS[kind]
     save(make(model), tmp_path / "teacher.bin")
-    weights, _ = weights_in(tmp_path / "teacher.bin", model)
+    weights, notes = weights_in(tmp_path / "teacher.bin", model)
+    assert any("matched by their order" in note for note in notes) == kind.endswith(OTHER_NAMES)
     expected = model.state_dict()
     assert list(weights) == list(expected)
     for name, tensor in expected.items():
@@ -212,6 +217,7 @@ def test_equal_layers_are_matched_by_their_numbers_and_not_by_the_order_of_the_a
 
 def test_equal_layers_whose_order_is_not_certain_are_refused():
     own = equal_layers().state_dict()
+    two = {name: own[name] for name in ("0.weight", "1.weight")}
     theirs = {f"layer_{'bca'[int(name.split('.')[0]) % 3]}{name}": tensor for name, tensor in own.items()}
     fitted = fit_weights("a.pt", theirs, own, "it").tensors
     assert all(torch.equal(fitted[name], own[name]) for name in own)
@@ -219,6 +225,8 @@ def test_equal_layers_whose_order_is_not_certain_are_refused():
         fit_weights("a.pt", dict(sorted(theirs.items())), own, "it")
     with pytest.raises(UserError, match="do not tell which is which"):
         fit_weights("a.pt", {f"up{name}": own[name] for name in reversed(own)}, own, "it")
+    with pytest.raises(UserError, match="do not tell which is which"):
+        fit_weights("a.pt", {"early.weight": own["0.weight"], "late.weight": own["1.weight"]}, two, "it")
 
 
 def test_what_is_no_weight_of_the_network_is_named_and_passed_over(model):
@@ -388,6 +396,52 @@ def test_what_a_file_is_that_is_refused(kind, model, tmp_path, monkeypatch):
     assert not (tmp_path / "ran-by-pickle").exists()
 
 
+def nested() -> list:
+    loop: list = []
+    loop.append(loop)
+    return loop
+
+
+CRAFTED = {
+    "nested in itself": lambda weights: {"net": weights, "args": nested()},
+    "many references": lambda weights: {"net": weights, "more": [weights["features.3.weight"]] * 20_000},
+    "a claim": lambda weights: weights | {"head.weight": torch.zeros(1).expand(10**6, 10**6)},
+    "a sparse tensor": lambda weights: weights | {"head.weight": weights["head.weight"].to_sparse()},
+    "a tensor of nowhere": lambda weights: weights | {"head.weight": torch.zeros(10, 64, device="meta")},
+    "numbers as names": lambda weights: dict(enumerate(weights.values())),
+    "a list": lambda weights: list(weights.values()),
+    "a tensor": lambda weights: weights["head.weight"],
+    "nothing": lambda weights: {},
+    "an empty entry": lambda weights: {"state_dict": {}},
+    "a strange format": lambda weights: {"format": 1, "model": weights},
+    "no shape": lambda weights: {name: torch.tensor(1.0) for name in weights},
+    "empty tensors": lambda weights: {name: torch.zeros(0) for name in weights},
+    "a name without end": lambda weights: {"." * 10**6: torch.zeros(3, 3)},
+}
+
+
+@pytest.mark.parametrize("save", [torch.save, legacy])
+@pytest.mark.parametrize("kind", CRAFTED)
+def test_a_crafted_file_is_one_short_line(kind, save, model, tmp_path):
+    path = tmp_path / "a.pt"
+    save(CRAFTED[kind](dict(model.state_dict())), path)
+    with pytest.raises(UserError) as error:
+        content = load_checkpoint(path, plain=True)
+        fit_weights(path, content["model"], model.state_dict(), WHAT)
+    assert str(error.value).startswith(f"{path} ")
+    assert printable(error.value) == str(error.value)
+    assert len(str(error.value)) < 500
+
+
+def test_a_flipped_bit_in_weights_without_a_checksum_is_noticed(model, tmp_path):
+    torch.save(model.state_dict(), tmp_path / "a.pt")
+    data = bytearray((tmp_path / "a.pt").read_bytes())
+    data[data.index(model.head.weight.detach().numpy().tobytes()) + 5] ^= 1
+    (tmp_path / "a.pt").write_bytes(data)
+    with pytest.raises(UserError, match="is damaged in a/data/"):
+        read_weights(tmp_path / "a.pt")
+
+
 def test_a_pipe_is_not_opened(tmp_path):
     os.mkfifo(tmp_path / "a.pt")
     with pytest.raises(UserError, match="a device or pipe"):
@@ -414,11 +468,22 @@ def test_a_file_that_is_cut_off_anywhere_is_one_clear_error(model, tmp_path, sav
 
 
 def test_names_in_files_cannot_steer_the_terminal(model, tmp_path):
-    torch.save({"\x1b[2J\nerror": torch.zeros(3, 3), "head.weight": torch.zeros(10, 64)}, tmp_path / "a.pt")
-    with pytest.raises(UserError) as error:
-        weights_in(tmp_path / "a.pt", model)
-    assert printable(error.value) == str(error.value)
+    path = tmp_path / "a.pt"
+    torch.save(model.state_dict() | {"\x1b[2J\nerror.weight": torch.zeros(3, 3)}, path)
+    with pytest.raises(UserError, match=r"fit a cnn_tiny of 10 classes: \\x1b\[2J\\nerror\.weight is \(3, 3\)"):
+        weights_in(path, model)
+    legacy(model, path)
+    path.write_bytes(path.read_bytes().replace(b"cmodels.cnn\nCNN", b"cmod\x1b[2J\xc2\x9b\nCNN"))
+    with pytest.raises(UserError, match=r"Python objects \(mod\\x1b\[2J\\x9b\.CNN\)"):
+        weights_in(path, model)
     assert printable("a\x1b[1m\r\n\x9b\u202e\udcffé 中\u3000") == "a\\x1b[1m\\r\\n\\x9b\\u202e\\udcffé 中\u3000"
+
+
+def test_an_odd_counter_of_batch_norm_is_no_misfit(model):
+    name = "features.1.num_batches_tracked"
+    for counter in (torch.ones(3), torch.ones(1), torch.ones(3, dtype=torch.int64)):
+        fitted = fit_weights("a.pt", model.state_dict() | {name: counter}, model.state_dict(), WHAT)
+        assert torch.equal(fitted.tensors[name], torch.tensor(0))
 
 
 def test_a_file_is_known_by_its_content_and_not_by_its_name(model, tmp_path):
