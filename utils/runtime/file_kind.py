@@ -99,7 +99,7 @@ def _identify_zip(path: Path) -> FileKind:
     except (zipfile.BadZipFile, ValueError, EOFError, NotImplementedError, OSError):
         return TORCH  # cut off or damaged, which its reader says
     inner = {name.partition("/")[2] for name in names}  # torch puts everything into one folder
-    if "constants.pkl" in inner or any(name.startswith("code/") for name in inner):
+    if any(name.startswith("code/") for name in inner):
         return TORCHSCRIPT
     if inner & {"archive_format", "models/model.json"} or "serialized_exported_program.json" in names:
         return EXPORTED

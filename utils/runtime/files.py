@@ -170,12 +170,12 @@ def _load(path: Path, mmap: bool, allowed: list[Any]) -> Any:
         raise DamagedFile(what, COPY) from error
 
 
-def _require_stored(path: Path) -> None:
-    """Check that the archive is whole at its end, and that no small file unfolds into a big one."""
+@contextmanager
+def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
+    """The zip archive that `torch.save` writes; what is wrong with it raises DamagedFile."""
     try:
         with zipfile.ZipFile(path) as archive:
-            if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
-                raise DamagedFile(f"{path} is compressed, as torch.save never does", COPY)
+            yield archive
     except (zipfile.BadZipFile, RuntimeError, EOFError, ValueError) as error:
         raise DamagedFile(f"{path} is damaged ({printable(error, 120)})", COPY) from error
     except OSError as error:
@@ -184,12 +184,16 @@ def _require_stored(path: Path) -> None:
         raise DamagedFile(f"{path} is damaged", COPY) from error
 
 
+def _require_stored(path: Path) -> None:
+    """Check that no small file unfolds into a big one."""
+    with _archive(path) as archive:
+        if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
+            raise DamagedFile(f"{path} is compressed, as torch.save never does", COPY)
+
+
 def _require_crc(path: Path) -> None:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            broken = archive.testzip()
-    except (zipfile.BadZipFile, RuntimeError, EOFError, ValueError) as error:
-        raise DamagedFile(f"{path} is damaged ({printable(error, 120)})", COPY) from error
+    with _archive(path) as archive:
+        broken = archive.testzip()
     if broken is not None:
         raise DamagedFile(f"{path} is damaged in {printable(broken, 80)}", COPY)
 

@@ -69,11 +69,8 @@ def match_by_name(own: list[Layer], theirs: list[Layer]) -> dict[str, Layer] | N
     """The file's layer for each name of the network's, or None. The head may have another name."""
     named, pairs = _by_bare_name(theirs), {}
     for layer in own:
-        options = named[bare(layer.name)]
-        if len(options) > 1:
-            options = [option for option in options if option.name == layer.name]
-        if options:
-            pairs[layer.name] = options[0]
+        if bare(layer.name) in named:
+            pairs[layer.name] = named[bare(layer.name)][0]  # a second one is left over, and a misfit
     used = {layer.name for layer in pairs.values()}
     unused = [layer for layer in theirs if layer.name not in used]
     missing = [layer for layer in own if layer.name not in pairs]
