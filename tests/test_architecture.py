@@ -13,7 +13,7 @@ RUNTIME = {"torch", "utils.runtime"}
 ALLOWED = {
     "config": set(),
     "models": {"torch", "torchvision", "models"},
-    "utils/runtime": RUNTIME,
+    "utils/runtime": {"safetensors", *RUNTIME},
     "utils/data": {"torchvision", "numpy", "PIL", "tqdm", "utils.data", *RUNTIME},
     "utils/losses": {"torch", "utils.losses"},
     "utils/evaluation": {
@@ -93,9 +93,8 @@ def test_the_trainer_knows_neither_data_sets_nor_networks_nor_the_command_line()
 def test_nothing_is_read_that_could_run_code():
     for path in FILES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and node.module == "pickle":
-                assert [alias.name for alias in node.names] == ["UnpicklingError"], path
-            assert not (isinstance(node, ast.Import) and "pickle" in ast.unparse(node)), path
+            if isinstance(node, (ast.Import, ast.ImportFrom)):
+                assert "pickle" not in ast.unparse(node), path
             if not isinstance(node, ast.Call):
                 continue
             call = ast.unparse(node)
