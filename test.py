@@ -36,7 +36,7 @@ def main(argv: list[str]) -> None:
     if config.export:
         require_ready(Path(config.export))
     compute = Compute.choose(config.device, config.precision)
-    places = ("dataset", "data_dir", "image_size", "limit")
+    places = ("dataset", "data_dir", "image_size", "limit", "skip_bad_images")
     explicit = {name: getattr(config, name) for name in places if name in config.explicit}
     evaluator = Evaluator(explicit, compute, build_model)
     if config.role == "all":
