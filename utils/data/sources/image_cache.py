@@ -44,7 +44,7 @@ class ImageCache:
         if not _is_bytes(images) or images.shape != shape or keys.shape != (len(keys), KEY_BYTES):
             print(f"note: {self.path} is damaged or of another version, and is made again", file=sys.stderr)
             return None, rows
-        row_of = {key.tobytes(): row for row, key in enumerate(keys.numpy()) if key.any()}
+        row_of = {key.tobytes(): row for row, key in enumerate(keys.numpy())}
         return images, np.array([row_of.get(key.tobytes(), -1) for key in self.keys])
 
     def write(self, images: Tensor, keys: np.ndarray) -> None:
