@@ -100,7 +100,17 @@ def recipe_for(dataset: str, role: str, name: str) -> dict[str, Any]:
 # --- one command line, resolved ---------------------------------------------------------------------
 
 # What a command for another role of the same experiment has to repeat.
-PLACE_FLAGS = ("dataset", "data_dir", "image_size", "limit", "val_size", "teacher", "student", "seed")
+PLACE_FLAGS = (
+    "dataset",
+    "data_dir",
+    "image_size",
+    "limit",
+    "skip_bad_images",
+    "val_size",
+    "teacher",
+    "student",
+    "seed",
+)
 PLACE_FLAGS += ("recipe", "device", "precision", "results_dir")
 
 
@@ -114,6 +124,7 @@ class Config:
     data_dir: str
     image_size: int
     limit: int | None
+    skip_bad_images: bool
     val_size: int | None
     teacher: str
     student: str
@@ -380,6 +391,7 @@ def flag_groups(models: Collection[str], datasets: Collection[str]) -> dict[str,
                 "N",
                 "only the first N training and N test images, equally of all classes (default: all)",
             ),
+            Flag("skip_bad_images", boolean, "BOOL", "leave out unreadable images of --dataset folder", False),
             Flag(
                 "val_size",
                 integer(0),

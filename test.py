@@ -44,7 +44,7 @@ def main(argv: list[str]) -> None:
     if config.export:
         require_ready(Path(config.export))
     compute = Compute.choose(config.device, config.precision)
-    names = ("dataset", "data_dir", "image_size", "limit")
+    names = ("dataset", "data_dir", "image_size", "limit", "skip_bad_images")
     explicit = {name: getattr(config, name) for name in names if name in config.explicit}
     evaluator = Evaluator(explicit, compute, build_model)
     if config.role == "all":

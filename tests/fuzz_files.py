@@ -35,7 +35,9 @@ import torch
 from PIL import Image
 
 from models import build_model
-from utils.data.sources import folder
+from utils.data.sources import load_images
+from utils.data.sources.image_cache import ImageCache
+from utils.data.sources.scan import scan
 from utils.reporting.table import write_report
 from utils.runtime.checkpoint import load_checkpoint, restore_network
 from utils.runtime.errors import UserError
@@ -48,7 +50,7 @@ CHUNK = 200
 
 
 def make_originals(place: Path) -> None:
-    """A finished run, and a folder of images with its cache."""
+    """A finished run, and a folder of images."""
     words = "--dataset shapes --limit 100 --student cnn_tiny --epochs 2 --ema 0.9".split()
     line = [sys.executable, "train.py", *words, "--results-dir", str(place / "results")]
     subprocess.run(line, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
@@ -57,7 +59,6 @@ def make_originals(place: Path) -> None:
         path = place / "images" / ("train", "test")[number // 4] / ("a", "b")[number % 2] / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(array).save(path)
-    folder.load("folder", place / "images", 32)
     weights = build_model("cnn_tiny", 10).state_dict()
     torch.save(weights, place / "plain.pt")
     torch.save({"net": weights}, place / "legacy.pt", _use_new_zipfile_serialization=False)
@@ -105,8 +106,9 @@ class Reader:
 
     def __init__(self, place: Path):
         self.run = RunDir(next(place.glob("results/shapes/*/seed0")))
-        self.part = folder._scan(place / "images/train", 32)
-        self.cache = place / "images/.train-32px.pt"
+        self.pixels = load_images("folder", place / "images").train.images.clone()
+        self.images = ImageCache(scan(place / "images")[0]["train"], 32)
+        self.cache = self.images.path
         self.files = [
             self.run.last,
             self.run.best,
@@ -120,16 +122,15 @@ class Reader:
         self.shapes = build_model("cnn_tiny", 10).state_dict()
         self.plain = load_checkpoint(place / "plain.pt", plain=True)["model"]
         self.expected = {path: checksum(load_checkpoint(path)) for path in (self.run.last, self.run.best)}
-        self.pixels = folder._read_cache(self.cache, self.part, 32).clone()
 
     def read(self, path: Path) -> str:
         """What came of it: `refused` or `unharmed`; raises where something is wrong."""
         try:
             if path == self.cache:
-                pixels = folder._read_cache(path, self.part, 32)
-                if pixels is None:
+                pixels, rows = self.images.read()
+                if pixels is None or (rows < 0).any():
                     return "made again"
-                if not torch.equal(pixels, self.pixels):
+                if not torch.equal(pixels[torch.from_numpy(rows)], self.pixels):
                     raise AssertionError("other pixels were accepted")
             elif path in self.foreign:
                 weights = fit_weights(path, load_checkpoint(path, plain=True)["model"], self.shapes, "a cnn_tiny")

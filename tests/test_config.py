@@ -15,14 +15,14 @@ ROOT = Path(__file__).parents[1]
 
 TRAIN_FLAGS = """
     help tto kd all sweep teacher student
-    dataset data-dir image-size limit val-size
+    dataset data-dir image-size limit skip-bad-images val-size
     temp alpha teacher-checkpoint views teacher-cache teacher-cache-limit
     recipe epochs batch-size lr momentum weight-decay warmup schedule label-smoothing ema cutout eval-every
     seed seeds device precision cuda-graph compile results-dir tensorboard resume overwrite debug
 """
 TEST_FLAGS = """
     help tto kd all checkpoint teacher student
-    dataset data-dir image-size limit val-size
+    dataset data-dir image-size limit skip-bad-images val-size
     temp alpha
     seed device precision results-dir export debug
 """

@@ -3,18 +3,19 @@
 import http.client
 import os
 import socket
-from pathlib import Path
 
 import torch
 
 from utils.data.image_set import ImageSet
+from utils.data.sources import Parts, Request
 from utils.runtime.errors import UserError
 
 TIMEOUT = 30  # seconds without an answer, after which a server counts as gone
 
 
-def load(name: str, data_dir: Path, _image_size: int) -> tuple[ImageSet, ImageSet]:
-    """Load the official archive from `data_dir`, after downloading it there if it is missing."""
+def load(request: Request) -> Parts:
+    """Load the official archive from the data folder, after downloading it there if it is missing."""
+    name, data_dir = request.name, request.data_dir
     datasets = _torchvision_datasets()
     kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
     previous = socket.getdefaulttimeout()
@@ -33,7 +34,7 @@ def load(name: str, data_dir: Path, _image_size: int) -> tuple[ImageSet, ImageSe
         ) from error
     finally:
         socket.setdefaulttimeout(previous)
-    return _image_set(train), _image_set(test)
+    return Parts(_image_set(train), _image_set(test))
 
 
 def _image_set(dataset) -> ImageSet:
