@@ -14,17 +14,13 @@ from pathlib import Path
 from config import parse
 from models import MODELS, build_model
 from utils.data.sources import SOURCES
-from utils.losses import METHODS
+from utils.losses import METHODS, resolve_method
 from utils.runtime.errors import UsageError, UserError
 from utils.runtime.program import run
 
 
 def main(argv: list[str]) -> None:
     config = parse("test.py", argv, MODELS, SOURCES, METHODS)
-
-    # Only now: importing torch takes seconds, and a mistyped command is answered at once.
-    from utils.losses.spec import resolve_method
-
     try:
         run_dir = config.finished(config.runs(resolve_method)[0].run_dir)
     except ValueError as error:
@@ -34,6 +30,7 @@ def main(argv: list[str]) -> None:
         hint = "check the path" if config.checkpoint else f"train it first: {config.command(config.role)}"
         raise UserError(f"there is no checkpoint {path}", hint)
 
+    # Only now: importing torch takes seconds, and a mistyped command is answered at once.
     from utils.evaluation.export import export, require_ready
     from utils.reporting.page import write_page
     from utils.reporting.table import finished_runs

@@ -89,7 +89,8 @@ def load(request) -> Parts:
     def part(count: int, seed: int) -> ImageSet:
         labels = torch.arange(count) % 3
         noise = torch.randint(0, 60, (count, 32, 32, 3), generator=torch.Generator().manual_seed(seed))
-        return ImageSet((noise + 60 * labels[:, None, None, None]).to(torch.uint8), labels, ("dark", "grey", "light"))
+        images = (noise + 60 * labels[:, None, None, None]).to(torch.uint8)
+        return ImageSet(images, labels, ("dark", "grey", "light"))
 
     return Parts(part(300, 1), part(90, 2))
 """

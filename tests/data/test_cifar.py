@@ -59,7 +59,7 @@ class Archive:
         (folder / self.kind.filename).write_bytes(self.content)
 
     def assert_is(self, parts: tuple[ImageSet, ImageSet]) -> None:
-        for part, listed in zip(parts, (self.kind.train_list, self.kind.test_list), strict=True):
+        for part, listed in zip(parts[:2], (self.kind.train_list, self.kind.test_list), strict=True):
             batches = [self.batches[name] for name, _ in listed]
             planes = np.concatenate([batch["data"] for batch in batches]).reshape(-1, 3, 32, 32)
             labels = [label for batch in batches for label in batch.get("labels") or batch["fine_labels"]]

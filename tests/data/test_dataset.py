@@ -7,7 +7,7 @@ from toys import CPU, NORMALISE, images
 import utils.data.dataset
 from utils.data.augment import Augmentation
 from utils.data.dataset import Dataset, load_dataset
-from utils.data.sources import load_images
+from utils.data.sources import Parts, load_images
 
 
 @pytest.mark.parametrize(("size", "padding"), [(32, 4), (64, 8), (28, 3), (7, 0), (224, 28)])
@@ -33,8 +33,10 @@ def test_training_batches_have_the_augmentation_and_evaluation_has_none():
     [(None, None, (180, 20, 60)), (50, None, (45, 5, 50)), (50, 0, (50, 0, 50)), (50, 7, (43, 7, 50))],
 )
 def test_a_tenth_is_held_out_unless_the_user_names_a_number(monkeypatch, limit, val_size, counts):
-    monkeypatch.setattr(utils.data.dataset, "load_images", lambda *_: (images(200), images(60)))
-    config = SimpleNamespace(dataset="any", data_dir="any", image_size=32, limit=limit, val_size=val_size)
+    monkeypatch.setattr(utils.data.dataset, "load_images", lambda *_, **__: Parts(images(200), images(60)))
+    config = SimpleNamespace(
+        dataset="any", data_dir="any", image_size=32, limit=limit, val_size=val_size, skip_bad_images=False
+    )
     dataset = load_dataset(config, CPU)
     assert tuple(dataset.counts().values()) == counts
     assert set(dataset.fingerprints) == {"data", "test_data"} | ({"val_data"} if counts[1] else set())

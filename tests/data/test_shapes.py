@@ -13,7 +13,7 @@ def drawn():
 
 
 def test_shapes_are_balanced_uint8_images_of_ten_named_classes(drawn):
-    for part, count in zip(drawn, (6000, 4000), strict=True):
+    for part, count in zip(drawn[:2], (6000, 4000), strict=True):
         assert part.images.shape == (count, 32, 32, 3)
         assert (part.images.dtype, part.labels.dtype) == (torch.uint8, torch.int64)
         assert part.images.is_contiguous()
