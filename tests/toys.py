@@ -1,13 +1,16 @@
 """Small networks and images that train in moments."""
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
-from utils.data.batches import Batches, Normalise
+from utils.data.batches import Batch, Batches, Normalise
 from utils.data.image_set import ImageSet
 from utils.distillation.taps import TappedNetwork
 from utils.distillation.teacher import LiveTeacher
-from utils.losses import build_method
+from utils.losses import Outputs, build_method
+from utils.losses.method import Method
 from utils.runtime.device import Compute
 from utils.training.state import Schedule, TrainState
 
@@ -33,18 +36,60 @@ def network(classes: int = 4, seed: int = 0) -> nn.Module:
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(8, classes))
 
 
-def training(epochs: int = 3, steps: int = 4, seed: int = 0, method: str = "", **settings) -> TrainState:
-    """A training of `network`, with the method of this spec; without one, with cross-entropy."""
-    schedule = Schedule(epochs, steps, lr=0.05, **settings)
-    return TrainState(network(seed=seed), schedule, build_method(method) if method else None)
+def training(
+    epochs: int = 3,
+    steps: int = 4,
+    seed: int = 0,
+    method: str | Method = "",
+    teacher: LiveTeacher | None = None,
+    compute: Compute = CPU,
+    **settings,
+) -> TrainState:
+    """A training of `network` with this method, or its spec; without one, with cross-entropy.
+
+    A method with trainable parts needs its `teacher`, to whose outputs they are made to fit.
+    """
+    model = compute.place(network(seed=seed))
+    if isinstance(method, str):
+        method = build_method(method) if method else None
+    if teacher is not None:
+        images = torch.zeros(2, 3, 32, 32, device=compute.device)
+        student = TappedNetwork(model, method.needs, images).example(images)
+        method.adapt(student, teacher.network.example(images))
+        method.to(compute.device)
+    return TrainState(model, Schedule(epochs, steps, **{"lr": 0.05} | settings), method)
 
 
-def frozen(model: nn.Module, needs: str = "logits", **more) -> LiveTeacher:
+def frozen(model: nn.Module, needs: str = "logits", compute: Compute = CPU, **more) -> LiveTeacher:
     """`model` as a teacher."""
-    model = model.eval().requires_grad_(False)
-    tapped = TappedNetwork(model, needs, torch.zeros(2, 3, 32, 32))
+    model = compute.place(model).eval().requires_grad_(False)
+    tapped = TappedNetwork(model, needs, torch.zeros(2, 3, 32, 32, device=compute.device))
     settings = {"name": "toy", "sha256": "a" * 64, "description": "", "rescale": None}
-    return LiveTeacher(tapped, CPU, **settings | more)
+    return LiveTeacher(tapped, compute, **settings | more)
+
+
+class Oracle:
+    """A teacher whose logits are a function of the batch."""
+
+    def __init__(self, logits: Callable[[Batch], torch.Tensor]):
+        self.logits = logits
+
+    def show(self, view: int) -> None:
+        """Nothing to prepare."""
+
+    def __call__(self, batch: Batch) -> Outputs:
+        return Outputs(self.logits(batch))
+
+
+class Probe(Method):
+    """A method whose loss is a function of what every method is given."""
+
+    def __init__(self, loss: Callable[[Outputs, Outputs | None, torch.Tensor, torch.Tensor], torch.Tensor]):
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, *given) -> dict[str, torch.Tensor]:
+        return {"loss": self.loss(*given)}
 
 
 def weights(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -13,7 +13,7 @@ from utils.runtime.errors import UserError
 NAMES = [f"class {number}" for number in range(7)]
 
 
-def answers(count: int = 400, classes: int = 7, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+def outputs(count: int = 400, classes: int = 7, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits that are often right, and labels of all classes but the last."""
     random = torch.Generator().manual_seed(seed)
     labels = torch.randint(0, classes - 1, (count,), generator=random)
@@ -55,9 +55,9 @@ def test_predictions_in_bfloat16_come_out_as_float32():
     assert not torch.equal(logits, predict(model, served, CPU)[0])
 
 
-def test_figures_are_those_of_a_count_image_by_image():
-    logits, labels = answers()
-    found, chance = analyse(logits, labels, NAMES), probabilities(logits)
+def test_metrics_are_those_of_a_count_image_by_image():
+    logits, labels = outputs()
+    analysis, chance = analyse(logits, labels, NAMES), probabilities(logits)
     hits, hits5, loss, confusion = 0, 0, 0.0, np.zeros((7, 7), dtype=int)
     bins = [[] for _ in range(15)]
     for row, label in zip(chance, labels.tolist(), strict=True):
@@ -68,30 +68,30 @@ def test_figures_are_those_of_a_count_image_by_image():
         for number in range(15):
             if number / 15 < row[order[0]] <= (number + 1) / 15:
                 bins[number].append((row[order[0]], order[0] == label))
-    assert found["images"] == 400
-    assert found["top1"] == pytest.approx(100 * hits / 400)
-    assert found["top5"] == pytest.approx(100 * hits5 / 400)
-    assert found["loss"] == pytest.approx(loss / 400, abs=1e-6)
-    assert found["confusion"] == confusion.tolist()
+    assert analysis["images"] == 400
+    assert analysis["top1"] == pytest.approx(100 * hits / 400)
+    assert analysis["top5"] == pytest.approx(100 * hits5 / 400)
+    assert analysis["loss"] == pytest.approx(loss / 400, abs=1e-6)
+    assert analysis["confusion"] == confusion.tolist()
     totals = confusion.sum(1)
-    assert found["per_class"][:6] == pytest.approx(100 * confusion.diagonal()[:6] / totals[:6], abs=1e-4)
+    assert analysis["per_class"][:6] == pytest.approx(100 * confusion.diagonal()[:6] / totals[:6], abs=1e-4)
     means = [np.mean(inside, axis=0) if inside else None for inside in bins]
     sizes = [len(inside) for inside in bins]
-    assert found["calibration"]["count"] == sizes
+    assert analysis["calibration"]["count"] == sizes
     assert any(mean is None for mean in means)
     for number, mean in enumerate(means):
-        shown = (found["calibration"]["confidence"][number], found["calibration"]["accuracy"][number])
-        assert shown == ((None, None) if mean is None else pytest.approx(100 * mean, abs=1e-4))
+        both = (analysis["calibration"]["confidence"][number], analysis["calibration"]["accuracy"][number])
+        assert both == ((None, None) if mean is None else pytest.approx(100 * mean, abs=1e-4))
     gaps = [size * abs(mean[0] - mean[1]) for size, mean in zip(sizes, means, strict=True) if size]
-    assert found["ece"] == pytest.approx(100 * sum(gaps) / 400, abs=1e-4)
+    assert analysis["ece"] == pytest.approx(100 * sum(gaps) / 400, abs=1e-4)
 
 
 def test_the_calibration_error_of_four_images_is_that_of_a_sum_by_hand():
     # 0.9 sure twice, right once: a gap of 0.4; 0.6 sure twice, right twice: a gap of 0.4
     logits = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.4, 0.6], [0.4, 0.6]]).log()
-    found = analyse(logits, torch.tensor([0, 1, 1, 1]), ["a", "b"])
-    assert found["ece"] == pytest.approx(40, abs=1e-3)
-    assert sum(found["calibration"]["count"]) == 4
+    analysis = analyse(logits, torch.tensor([0, 1, 1, 1]), ["a", "b"])
+    assert analysis["ece"] == pytest.approx(40, abs=1e-3)
+    assert sum(analysis["calibration"]["count"]) == 4
 
 
 def test_a_bin_holds_its_upper_edge_and_not_its_lower_one():
@@ -101,38 +101,38 @@ def test_a_bin_holds_its_upper_edge_and_not_its_lower_one():
     assert _calibration(torch.nextafter(edges, torch.tensor(2.0))[:14], right[:14])[1]["count"] == [0] + [1] * 14
 
 
-def test_of_equal_answers_the_first_class_counts_as_the_higher():
-    found = analyse(torch.zeros(10, 10), torch.arange(10), [str(number) for number in range(10)])
-    assert (found["top1"], found["top5"]) == (10, 50)
-    assert found["per_class"] == [100] + [0] * 9
-    assert found["loss"] == pytest.approx(math.log(10), abs=1e-6)
+def test_of_equal_logits_the_first_class_counts_as_the_higher():
+    analysis = analyse(torch.zeros(10, 10), torch.arange(10), [str(number) for number in range(10)])
+    assert (analysis["top1"], analysis["top5"]) == (10, 50)
+    assert analysis["per_class"] == [100] + [0] * 9
+    assert analysis["loss"] == pytest.approx(math.log(10), abs=1e-6)
 
 
 def test_a_class_without_test_images_has_no_accuracy_and_breaks_nothing():
-    found = analyse(*answers(), NAMES)
-    assert found["per_class"][6] is None
-    assert None not in found["per_class"][:6]
-    assert found["confusion"][6] == [0] * 7
+    analysis = analyse(*outputs(), NAMES)
+    assert analysis["per_class"][6] is None
+    assert None not in analysis["per_class"][:6]
+    assert analysis["confusion"][6] == [0] * 7
 
 
 @pytest.mark.parametrize("classes", [1, 2, 4])
 def test_one_image_of_fewer_than_five_classes_is_measured(classes):
-    found = analyse(torch.zeros(1, classes), torch.tensor([0]), ["a", "b", "c", "d"][:classes])
-    assert (found["images"], found["top1"], found["top5"]) == (1, 100, 100)
-    assert found["ece"] == pytest.approx(100 - 100 / classes, abs=1e-4)
-    assert found["confused"] == found["mistakes"] == []
+    analysis = analyse(torch.zeros(1, classes), torch.tensor([0]), ["a", "b", "c", "d"][:classes])
+    assert (analysis["images"], analysis["top1"], analysis["top5"]) == (1, 100, 100)
+    assert analysis["ece"] == pytest.approx(100 - 100 / classes, abs=1e-4)
+    assert analysis["confused"] == analysis["mistakes"] == []
 
 
-def test_answers_of_any_size_have_a_finite_loss():
-    found = analyse(torch.tensor([[1e4, -1e4], [-1e4, 1e4]]), torch.tensor([1, 1]), ["a", "b"])
-    assert found["loss"] == 1e4
-    assert found["mistakes"][0]["confidence"] == 100
+def test_logits_of_any_size_have_a_finite_loss():
+    analysis = analyse(torch.tensor([[1e4, -1e4], [-1e4, 1e4]]), torch.tensor([1, 1]), ["a", "b"])
+    assert analysis["loss"] == 1e4
+    assert analysis["mistakes"][0]["confidence"] == 100
 
 
 def test_the_commonest_mistakes_stand_first_with_their_share_of_the_true_class():
     labels = torch.tensor([0, 0, 0, 0, 1, 1, 2, 2, 2])
-    found = analyse(chosen([0, 1, 1, 2, 1, 0, 1, 1, 1]), labels, ["a", "b", "c"])
-    assert found["confused"] == [
+    analysis = analyse(chosen([0, 1, 1, 2, 1, 0, 1, 1, 1]), labels, ["a", "b", "c"])
+    assert analysis["confused"] == [
         {"true": "c", "predicted": "b", "count": 3, "share": 100},
         {"true": "a", "predicted": "b", "count": 2, "share": 50},
         {"true": "a", "predicted": "c", "count": 1, "share": 25},
@@ -141,7 +141,7 @@ def test_the_commonest_mistakes_stand_first_with_their_share_of_the_true_class()
 
 
 def test_mistakes_are_the_most_confident_ones_and_name_their_image():
-    logits, labels = answers(2000)
+    logits, labels = outputs(2000)
     chance = probabilities(logits)
     wrong = [i for i in range(2000) if chance[i].argmax() != labels[i]]
     expected = sorted(wrong, key=lambda i: -chance[i].max())[:24]
@@ -155,32 +155,32 @@ def test_mistakes_are_the_most_confident_ones_and_name_their_image():
     assert [mistake["index"] for mistake in same] == list(range(24))
 
 
-@pytest.mark.parametrize(("classes", "kept"), [(200, True), (201, False)])
-def test_a_confusion_matrix_of_very_many_classes_is_left_out_and_its_mistakes_are_not(classes, kept):
+@pytest.mark.parametrize(("classes", "saved"), [(200, True), (201, False)])
+def test_a_confusion_matrix_of_very_many_classes_is_left_out_and_its_mistakes_are_not(classes, saved):
     labels = torch.full((30,), classes - 1)
-    found = analyse(chosen([3] * 30, classes), labels, [str(number) for number in range(classes)])
-    assert (found["confusion"] is not None) is kept
-    assert found["confused"] == [{"true": str(classes - 1), "predicted": "3", "count": 30, "share": 100}]
+    analysis = analyse(chosen([3] * 30, classes), labels, [str(number) for number in range(classes)])
+    assert (analysis["confusion"] is not None) is saved
+    assert analysis["confused"] == [{"true": str(classes - 1), "predicted": "3", "count": 30, "share": 100}]
 
 
-def test_evidence_is_json_of_plain_numbers():
-    logits, labels = answers()
-    found = analyse(logits, labels, NAMES)
-    found |= {"teacher": compare_with_teacher(logits, logits, labels)}
-    found |= {"baseline": compare_with_baseline(logits, logits, labels, 7)}
-    assert json.loads(json.dumps(found, allow_nan=False)) == found
+def test_an_analysis_is_json_of_plain_numbers():
+    logits, labels = outputs()
+    analysis = analyse(logits, labels, NAMES)
+    analysis |= {"teacher": compare_with_teacher(logits, logits, labels)}
+    analysis |= {"baseline": compare_with_baseline(logits, logits, labels, 7)}
+    assert json.loads(json.dumps(analysis, allow_nan=False)) == analysis
 
 
 @pytest.mark.parametrize(
     ("logits", "labels", "message"),
     [
         (torch.zeros(0, 3), torch.zeros(0, dtype=torch.long), "no test images"),
-        (torch.zeros(2, 4), torch.tensor([0, 1]), "answers of shape"),
-        (torch.zeros(3, 3), torch.tensor([0, 1]), "answers of shape"),
+        (torch.zeros(2, 4), torch.tensor([0, 1]), "of shape"),
+        (torch.zeros(3, 3), torch.tensor([0, 1]), "of shape"),
         (torch.tensor([[0.0, math.nan, 0.0]]), torch.tensor([0]), "not finite"),
     ],
 )
-def test_answers_that_cannot_be_measured_are_refused(logits, labels, message):
+def test_outputs_that_cannot_be_measured_are_refused(logits, labels, message):
     with pytest.raises(UserError, match=message):
         analyse(logits, labels, ["a", "b", "c"])
     with pytest.raises(UserError, match=message):
@@ -189,7 +189,7 @@ def test_answers_that_cannot_be_measured_are_refused(logits, labels, message):
         compare_with_baseline(torch.zeros(len(labels), 3), logits, labels, 3)
 
 
-def test_a_student_inherits_mends_and_spoils_its_teachers_answers():
+def test_what_a_student_inherits_corrects_and_loses_of_its_teacher_is_counted():
     labels = torch.tensor([0, 0, 0, 0, 1, 1, 1, 2])
     teacher = chosen([1, 1, 2, 1, 1, 1, 1, 2])  # four mistakes, on the first images
     student = chosen([1, 0, 1, 0, 1, 0, 1, 2])  # the same, right, another, right; then one regressed
@@ -214,8 +214,8 @@ def test_a_teacher_without_mistakes_or_without_hits_leaves_no_share_of_them():
 
 def test_a_gain_is_counted_in_points_for_all_images_and_for_each_class():
     labels = torch.tensor([0, 0, 0, 0, 1])
-    alone, taught = chosen([0, 1, 1, 1, 1]), chosen([0, 0, 0, 1, 0])
-    assert compare_with_baseline(taught, alone, labels, 3) == {
+    baseline, distilled = chosen([0, 1, 1, 1, 1]), chosen([0, 0, 0, 1, 0])
+    assert compare_with_baseline(distilled, baseline, labels, 3) == {
         "top1": 40,
         "gain": 20,
         "per_class_gain": [50, -100, None],

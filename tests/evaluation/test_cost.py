@@ -49,7 +49,7 @@ def quick(monkeypatch):
 
 
 def test_multiply_adds_are_those_of_the_layers_by_hand():
-    # 32x32 pixels, kernel 3, stride 4: 8x8 places of 8 channels from 3 * 9 values; then 8 to 4
+    # 32x32 pixels, kernel 3, stride 4: 8x8 positions of 8 channels from 3 * 9 values; then 8 to 4
     assert multiply_adds(network(), 32, CPU.device) == 8 * 8 * 8 * 27 + 8 * 4
     grouped = nn.Conv2d(3, 6, 5, padding=2, groups=3)  # 6 channels from 25 values of one channel each
     assert multiply_adds(grouped, 10, CPU.device) == 10 * 10 * 6 * 25
@@ -127,7 +127,7 @@ def test_a_network_of_which_not_one_image_fits_says_so(clock):
         throughput(Timed(clock, seconds), 8, CPU)
 
 
-def test_the_figures_of_evidence_json_are_all_there(quick):
+def test_all_costs_that_an_analysis_promises_are_there(quick):
     compute = Compute(torch.device("cpu"), "bf16")
     measured = measure_deployment(network(), 32, compute)
     promised = "parameters multiply_adds file_bytes latency_ms throughput throughput_batch device threads"

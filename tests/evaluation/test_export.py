@@ -28,7 +28,8 @@ from safetensors import safe_open
 from safetensors.torch import load, load_file
 
 MEAN, STD = [125.3, 122.9, 113.9], [62.9, 62.1, 66.7]
-CONFIG = {"epochs": 2, "data": "0123456789abcdef", "teacher_sha256": "fedcba9876543210", "data_dir": "/home/me"}
+IDENTITY = {"epochs": 2, "data": "0123456789abcdef", "teacher_sha256": "fedcba9876543210"}
+CONFIG = {"identity": IDENTITY, "data_dir": "/home/me"}
 
 
 def experienced(model: nn.Module, test) -> nn.Module:
@@ -50,9 +51,9 @@ def made(folder: Path, name: str, classes: int, size: int, count: int) -> Simple
     torch.manual_seed(1)
     test = images(count, classes, seed=1, size=size)
     model = experienced(network(classes) if name == "toy" else build_model(name, classes), test)
-    kept = checkpoint(folder, model, test, name)
-    card = export(model, kept, test, CPU, folder / "new" / "export")
-    return SimpleNamespace(network=model, test=test, kept=kept, card=card, folder=folder / "new" / "export")
+    saved, target = checkpoint(folder, model, test, name), folder / "new" / "export"
+    card = export(model, saved, test, CPU, target)
+    return SimpleNamespace(network=model, test=test, checkpoint=saved, card=card, folder=target)
 
 
 @pytest.fixture(scope="module", params=[("toy", 4, 32, 257), ("cnn_tiny", 100, 32, 200), ("toy", 2, 64, 90)])
@@ -111,11 +112,11 @@ def test_the_graph_names_its_input_and_output_and_leaves_the_batch_open(exported
 
 def test_the_weights_are_the_networks_bit_for_bit_and_say_whose_they_are(exported):
     path = exported.folder / "student.safetensors"
-    expected, found = exported.network.state_dict(), load_file(path)
-    assert found.keys() == expected.keys()
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    expected, weights = exported.network.state_dict(), load_file(path)
+    assert weights.keys() == expected.keys()
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
     with safe_open(path, "pt") as file:
-        sha256, name = exported.kept["sha256"], exported.kept["model_name"]
+        sha256, name = exported.checkpoint["sha256"], exported.checkpoint["model_name"]
         assert file.metadata() == {"format": "pt", "model_name": name, "sha256": sha256}
 
 
@@ -137,8 +138,8 @@ def test_the_card_tells_what_was_measured_and_where_it_comes_from(exported):
     assert card["parameters"] == sum(parameter.numel() for parameter in exported.network.parameters())
     assert card["classes"] == list(exported.test.class_names)
     provenance = card["provenance"]
-    assert provenance["sha256"] == exported.kept["sha256"]
-    assert (provenance["data"], provenance["teacher_sha256"]) == (CONFIG["data"], CONFIG["teacher_sha256"])
+    assert provenance["sha256"] == exported.checkpoint["sha256"]
+    assert (provenance["data"], provenance["teacher_sha256"]) == (IDENTITY["data"], IDENTITY["teacher_sha256"])
     assert provenance["versions"]["torch"] == torch.__version__
 
 
@@ -187,7 +188,7 @@ def test_a_large_test_set_is_compared_on_images_from_all_of_it(ready, monkeypatc
     seen = []
     monkeypatch.setattr(export_module, "MOST_IMAGES", 4)
     monkeypatch.setattr(
-        export_module, "compare", lambda name, answer, parts, logits: seen.append((parts, logits)) or CHECK
+        export_module, "compare", lambda name, forward, parts, logits: seen.append((parts, logits)) or CHECK
     )
     card = export(*ready)
     (parts, logits), test = seen[0], ready[2]
@@ -233,7 +234,7 @@ def test_another_normalisation_in_a_file_is_noticed(ready, monkeypatch, name):
 
     monkeypatch.setattr(export_module, "_trace", other)
     monkeypatch.setattr(export_module, "FORMATS", {name: FORMATS[name]})
-    with pytest.raises(UserError, match=f"{name} predicts another class on .* logits up to .* not kept"):
+    with pytest.raises(UserError, match=f"{name} predicts another class on .* logits up to .* not written"):
         export(*ready)
     assert os.listdir(ready[-1]) == []
 
@@ -249,14 +250,14 @@ PIXELS = (torch.tensor([0, 1], dtype=torch.uint8), torch.tensor([2], dtype=torch
 
 
 def compared(logits: torch.Tensor, alone: torch.Tensor | None = None):
-    """Compare a file that answers image i with `logits[i]`, and the first image by itself with `alone`."""
+    """Compare a file whose output for image i is `logits[i]`, and for the first image by itself `alone`."""
     calls = []
 
-    def answer(part):
+    def forward(part):
         calls.append(part)
         return alone if alone is not None and len(calls) == 3 else logits[part.long()]
 
-    return compare("file", answer, PIXELS, EXPECTED)
+    return compare("file", forward, PIXELS, EXPECTED)
 
 
 def test_an_exchange_of_two_near_best_logits_passes_and_is_counted():
@@ -269,17 +270,17 @@ def test_an_exchange_of_two_near_best_logits_passes_and_is_counted():
 
 
 @pytest.mark.parametrize(
-    ("place", "value", "wrong"),
+    ("index", "value", "wrong"),
     [((2, 1), 7.5, 1), ((0, 2), 9.02, 0), ((0, 0), torch.nan, 1), ((0, 2), torch.nan, 0), ((0, 2), torch.inf, 0)],
 )
-def test_another_class_a_logit_that_is_off_and_one_that_is_no_number_are_refused(place, value, wrong):
+def test_another_class_a_logit_that_is_off_and_one_that_is_no_number_are_refused(index, value, wrong):
     logits = EXPECTED.clone()
-    logits[place] = value
+    logits[index] = value
     with pytest.raises(UserError, match=f"predicts another class on {wrong} of 3 images"):
         compared(logits)
 
 
-def test_an_image_alone_has_to_be_answered_as_in_its_batch():
+def test_an_image_alone_needs_the_outputs_that_it_has_in_its_batch():
     with pytest.raises(UserError, match="another class on 1 of 3"):
         compared(EXPECTED, torch.tensor([[9.0, 2.0, 1.0]]))
     with pytest.raises(UserError, match=r"another class on 0 of 3 images, with logits up to 5\.0e-01 off"):
@@ -370,7 +371,7 @@ def test_a_network_that_cannot_be_traced_is_named(ready, tmp_path):
 
 
 @pytest.mark.gpu
-def test_a_network_on_a_gpu_gives_files_that_answer_as_it_does_anywhere(ready):
+def test_a_network_on_a_gpu_gives_files_with_its_outputs_anywhere(ready):
     compute = Compute(torch.device("cuda"), "bf16")
     card = export(compute.place(ready[0]), ready[1], ready[2], compute, ready[-1])
     assert {file["check"]["top1_differs"] for file in card["files"].values()} == {0}

@@ -33,7 +33,7 @@ def test_batches_count_by_their_samples():
     assert meter.read().top1 == pytest.approx(75.0)
 
 
-def test_answers_that_are_not_numbers_do_not_count_as_right():
+def test_logits_that_are_not_numbers_do_not_count_as_right():
     meter = Meter(torch.device("cpu"))
     meter.update(torch.tensor(0.0), torch.full((40, 10), float("nan")), torch.arange(10).repeat(4))
     assert meter.read().top1 <= 10
