@@ -153,6 +153,7 @@ def test_of_very_many_unreadable_images_the_first_are_named_and_all_are_in_a_fil
     assert str(listing) in str(raised.value)
     header, *lines = listing.read_text().splitlines()
     assert header.startswith("#")
+    assert lines[0].split("\t")[1] == "cannot identify image file"
     assert [line.split("\t")[0] for line in lines] == [
         str(tree / "train" / "dog" / f"bad{index:02}.png") for index in range(23)
     ]
@@ -476,7 +477,7 @@ def test_an_image_that_decodes_to_one_colour_although_its_file_has_more_is_noted
     drawing = np.full((32, 32, 4), 255, np.uint8)
     drawing[:, :16, 3] = 0
     save(tree / "train" / "cat" / "icon.png", drawing)
-    assert "1 images are nearly of one colour, although their files are not: " in notes(tree)
+    assert "1 decoded to nearly one colour, although the file has more: " in notes(tree)
 
 
 def test_warnings_of_decoders_do_not_reach_the_terminal(tree, capfd):

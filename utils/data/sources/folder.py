@@ -61,7 +61,7 @@ def load(request: Request) -> Parts:
     if problems.flattened:
         paths = listed(map(str, problems.flattened), NAMED)
         notes.append(
-            f"{len(problems.flattened)} images are nearly of one colour, although their files are not: {paths}"
+            f"{len(problems.flattened)} decoded to nearly one colour, although the file has more: {paths}"
         )
     notes += _notes_on_classes(parts, listing)
     return Parts(**parts, notes=tuple(notes))
@@ -156,7 +156,8 @@ def _decode(part: Part, paths: dict[int, Path], pixels: np.ndarray, valid: np.nd
             pixels[index] = decode_image(paths[index], size)
             flat = is_flattened(paths[index], pixels[index])
         except DECODER_ERRORS as error:
-            return index, " ".join(str(error).split()) or type(error).__name__, False
+            reason = " ".join(str(error).replace(repr(str(paths[index])), "").split()).rstrip(": ")
+            return index, reason or type(error).__name__, False
         valid[index] = True
         return index, "", flat
 
