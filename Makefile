@@ -1,5 +1,5 @@
 # make demo    table and report page of teacher, student and taught students on embedded images, in minutes
-# make test    ruff and pytest
+# make test    ruff and pytest, all of it      make quick     what is fast, while one works
 # make lint    ruff alone          make format    let ruff rewrite
 # make bench   speed beside the loop that most projects have, and where the time of the demo goes
 # Each makes the virtual environment .venv first where it is not there.
@@ -8,14 +8,17 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: demo test lint format bench
+.PHONY: demo test quick lint format bench
 
 demo: $(VENV)/.installed
 	$(RUN) train.py --all --dataset shapes --resume
 	$(RUN) test.py --all --dataset shapes
 
 test: lint
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n 2 --dist loadfile
+
+quick: lint
+	$(RUN) -m pytest -n 2 --dist loadfile -m "not slow"
 
 lint: $(VENV)/.installed-tests
 	$(RUN) -m ruff check .

@@ -8,6 +8,8 @@ import pytest
 from utils.runtime.program import SPIN_COUNT
 
 os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)  # before torch is imported, as the programs do
+if "PYTEST_XDIST_WORKER" in os.environ:  # a core for each worker, also in the programs that the tests start
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 

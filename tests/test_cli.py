@@ -10,6 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
+pytestmark = pytest.mark.slow
+
 SMALL = "--dataset shapes --limit 300 --teacher cnn --student cnn_tiny --epochs 2".split()
 
 

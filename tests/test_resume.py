@@ -11,6 +11,8 @@ import torch
 
 from utils.runtime.files import checksum
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 FLAGS = "--dataset shapes --limit 400 --teacher cnn_tiny --student cnn_tiny --epochs 6 --batch-size 50".split()
 

@@ -84,6 +84,8 @@ import torch
 from utils.data.image_set import ImageSet
 from utils.data.sources import Parts
 
+pytestmark = pytest.mark.slow
+
 
 def load(request) -> Parts:
     def part(count: int, seed: int) -> ImageSet:

@@ -16,6 +16,8 @@ from utils.runtime.errors import UserError
 from utils.runtime.run_dir import RunDir
 from utils.test_run import Evaluator
 
+pytestmark = pytest.mark.slow
+
 WORDS = "--dataset shapes --limit 300 --teacher cnn --student cnn_tiny --epochs 2".split()
 
 

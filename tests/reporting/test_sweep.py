@@ -5,6 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
+pytestmark = pytest.mark.slow
+
 WORDS = "--dataset shapes --limit 300 --teacher cnn --student cnn_tiny --epochs 2".split()
 GRID = ["--sweep", "--temp", 2, 20, "--alpha", 0.5, 1]
 
