@@ -496,7 +496,7 @@ def test_randomly_damaged_files_are_refused_or_unharmed(command):
 
 
 def test_a_kill_at_any_moment_loses_nothing_but_the_current_epoch(tmp_path, command):
-    """24 random moments and each stage of several saves, each resumed and compared to the last bit."""
+    """Random moments and each stage of several saves, each resumed and compared to the last bit."""
     done = command("tests/kill_driver.py", tmp_path, 8, timeout=500)
     assert done.stdout.count("\n") == 1, done.stdout
     random_kills, kills_in_saves = (int(word) for word in done.stdout.split() if word.isdigit())
