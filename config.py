@@ -1,46 +1,57 @@
-"""Every flag, its check, its default, and the name of a run. Standard library only: `--help` is instant."""
+"""Every flag, its default and its check, and the name of a run. Standard library only: `--help` is instant."""
 
 import argparse
 import difflib
+import itertools
 import math
+import os
 import re
 import shlex
 import sys
 from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 OBJECTIVE = "L = (1 - alpha) * CE(student, label) + alpha * T^2 * KL(teacher/T || student/T)"
-
-EXAMPLES = {
+ALSO = "also accepted: --data, --temperature, --output-dir, --gpu [N] (--device cuda:N), --workers N"
+EPILOGS = {
     "train.py": f"""\
 examples:
   python train.py --tto True                 the teacher
   python train.py                            the student alone
-  python train.py --kd True --temp 5         the student, taught by the teacher
+  python train.py --kd True --temp 5         the student with KD
   python train.py --all --temp 5 20          all of them, then the table
-  python train.py --all --seeds 3            the same three times: mean, deviation, summarise_gain
+  python train.py --all --seeds 3            the same three times: mean, standard deviation, gain
   python train.py --sweep --temp 2 5 20 --alpha 0.5 0.9    which T and alpha, by validation alone
   python train.py --all --dataset shapes     the same in minutes, with nothing to download
   python train.py --all --dataset folder --data-dir my_images --image-size 64
 
 objective with --kd:
   {OBJECTIVE}
+
+{ALSO}, --learning-rate
 """,
-    "test.py": """\
+    "test.py": f"""\
 examples:
   python test.py --tto True                  the teacher
   python test.py                             the student alone
-  python test.py --kd True --temp 5          the student, taught by the teacher
+  python test.py --kd True --temp 5          the student with KD
   python test.py --all                       every finished run, then the page report.html
   python test.py --kd True --export my_student             files for other programs
   python test.py --checkpoint results/cifar10/student-cnn/seed0/best.pt
+
+{ALSO}
 """,
 }
-
-
-# --- recipes: how a dataset and a role train unless a flag says otherwise ---------------------------
+ALIASES = {
+    "--learning-rate": "--lr",
+    "--data": "--data-dir",
+    "--temperature": "--temp",
+    "--output-dir": "--results-dir",
+    "--num-workers": "--workers",
+}
 
 
 @dataclass(frozen=True)
@@ -49,6 +60,7 @@ class Recipe:
 
     epochs: int = 40
     batch_size: int = 128
+    optimizer: str = "sgd"
     lr: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 5e-4
@@ -73,12 +85,25 @@ DEFAULTS = {
     # Small enough for two CPU cores: all four rows in minutes.
     "shapes": DatasetDefaults("cnn", "cnn_tiny", Recipe(20, batch_size=64), Recipe(12, batch_size=64)),
 }
-LONGER = 4  # times the epochs with --recipe long, of which distillation gains more than plain training
-ALPHA = 0.9  # of which a run's name does not tell
-TEMPS = {"all": (5.0, 20.0), "sweep": (1.0, 2.0, 5.0, 10.0, 20.0)}  # by role, where none are explicit
-MOST_SEEDS = 1000
-ALPHAS_OF_A_SWEEP = (0.5, 0.9, 1.0)
 RECIPE_FLAGS = tuple(field.name for field in fields(Recipe))
+LONGER = 4  # times the epochs with --recipe long, of which distillation gains more than plain training
+ADAMW = {"lr": 1e-3, "weight_decay": 0.05}  # the steps of AdamW have the size of lr: with SGD's it diverges
+ALL_TEMPS = (5.0, 20.0)  # of kd, where neither --method nor --temp is explicit
+SWEEP_TEMPS, SWEEP_ALPHAS = (1.0, 2.0, 5.0, 10.0, 20.0), (0.5, 0.9, 1.0)
+MOST_SEEDS = 1000
+IDENTITY_DEFAULTS = {"optimizer": "sgd", "padding": 4, "flip": True}  # of runs from before these were settings
+
+
+def defaults_for(dataset: str) -> DatasetDefaults:
+    return DEFAULTS.get(dataset, DatasetDefaults())
+
+
+def recipe_for(dataset: str, role: str, name: str, explicit: dict[str, Any]) -> dict[str, Any]:
+    """The values of the recipe `name` ("default" or "long") for a role, under those that are explicit."""
+    defaults = defaults_for(dataset)
+    recipe = asdict(defaults.teacher_recipe if role == "teacher" else defaults.student_recipe)
+    recipe["epochs"] *= LONGER if name == "long" else 1
+    return recipe | (ADAMW if explicit.get("optimizer") == "adamw" else {}) | explicit
 
 
 def number(value: float) -> str:
@@ -86,54 +111,42 @@ def number(value: float) -> str:
     return f"{value:g}" if float(f"{value:g}") == value else repr(value)
 
 
-def defaults_for(dataset: str) -> DatasetDefaults:
-    return DEFAULTS.get(dataset, DatasetDefaults())
+def flag_of(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
-def recipe_for(dataset: str, role: str, name: str) -> dict[str, Any]:
-    """The values of the recipe `name` ("default" or "long") for a role."""
-    defaults = defaults_for(dataset)
-    recipe = defaults.teacher_recipe if role == "teacher" else defaults.student_recipe
-    return asdict(replace(recipe, epochs=recipe.epochs * LONGER) if name == "long" else recipe)
+# What a command for another role of the same experiment repeats.
+EXPERIMENT = ("dataset", "data_dir", "image_size", "limit", "skip_bad_images", "val_size", "teacher", "student")
+EXPERIMENT += ("seed", "recipe", "device", "precision", "results_dir")
 
 
-# --- one command line, resolved ---------------------------------------------------------------------
-
-# What a command for another role of the same experiment has to repeat.
-PLACE_FLAGS = ("dataset", "data_dir", "image_size", "limit", "val_size", "teacher", "student", "seed")
-PLACE_FLAGS += ("recipe", "device", "precision", "results_dir")
-
-
-@dataclass(frozen=True)
-class Config:
+@dataclass(frozen=True, kw_only=True)
+class Config(Recipe):
     """One command line with every default filled in; `runs()` gives a Config for each network to train."""
 
     role: str  # "teacher", "student", "kd", "all" or "sweep"
-    swept: bool  # whether this is one point of a sweep
+    swept: bool = False  # whether this is one point of a sweep
     dataset: str
     data_dir: str
+    collection: str  # the name of the dataset's folder in `results_dir`
     image_size: int
     limit: int | None
+    skip_bad_images: bool
     val_size: int | None
     teacher: str
     student: str
     teacher_checkpoint: str | None
-    temps: tuple[float, ...]
-    alphas: tuple[float, ...]
+    methods: tuple[str, ...]  # specs such as "dkd:beta=2"
+    temps: tuple[float, ...]  # in place of the methods' own; () leaves these
+    alphas: tuple[float, ...]  # likewise
+    method: Any = None  # of this run, resolved; None of a teacher, a student alone, and before `runs()`
+    list_methods: bool
     views: int | None
     teacher_cache: str
-    teacher_cache_limit: float
+    teacher_cache_limit: float  # GB
     recipe: str
-    epochs: int
-    batch_size: int
-    lr: float
-    momentum: float
-    weight_decay: float
-    warmup: float
-    schedule: str
-    label_smoothing: float
-    ema: float
-    cutout: int
+    padding: int | None  # pixels; None: an eighth of the side
+    flip: bool | None  # None: what the dataset says
     eval_every: int
     seed: int
     seeds: tuple[int, ...]
@@ -149,15 +162,7 @@ class Config:
     checkpoint: str | None
     export: str | None
     explicit: tuple[str, ...]  # the names of the flags that were explicit
-    command_line: str  # all of it, as it was explicit
-
-    @property
-    def temp(self) -> float:
-        return self.temps[0]
-
-    @property
-    def alpha(self) -> float:
-        return self.alphas[0]
+    command_line: str  # all of it
 
     @property
     def network(self) -> str:
@@ -165,56 +170,93 @@ class Config:
         return self.teacher if self.role == "teacher" else self.student
 
     @property
-    def dataset_dir(self) -> Path:
-        return Path(self.results_dir, self.dataset)
+    def identity_defaults(self) -> dict[str, Any]:
+        return IDENTITY_DEFAULTS
 
     @property
-    def run_dir(self) -> Path:
-        """For instance `results/cifar10/kd-cnn-t5/seed0`, and `.../sweep/kd-cnn-t5-a0.9/seed0` within a sweep."""
-        name = f"{self.role}-{self.network}" + (f"-t{number(self.temp)}" if self.role == "kd" else "")
-        if self.role == "kd" and (self.swept or self.alpha != ALPHA):
-            name += f"-a{number(self.alpha)}"
-        return (self.sweep_dir if self.swept else self.dataset_dir) / name / f"seed{self.seed}"
+    def dataset_dir(self) -> Path:
+        return Path(self.results_dir, self.collection)
+
+    @property
+    def legacy_dataset_dir(self) -> Path | None:
+        """Where results of one's own images were before they had the name of their folder."""
+        return Path(self.results_dir, "folder") if self.dataset == "folder" else None
 
     @property
     def sweep_dir(self) -> Path:
         return self.dataset_dir / "sweep"
 
     @property
+    def run_dir(self) -> Path:
+        """For instance `results/cifar10/kd-cnn-t5/seed0`. With KD, only of a Config that `runs()` returned."""
+        name = f"{self.method.name if self.role == 'kd' else self.role}-{self.network}"
+        if self.role == "kd" and (slug := self.method.slug(*("temperature", "alpha") * self.swept)):
+            name += f"-{slug}"
+        return (self.sweep_dir if self.swept else self.dataset_dir) / name / f"seed{self.seed}"
+
+    def finished(self, path: Path) -> Path:
+        """`path` below `dataset_dir`, or where it was before one's own images had a folder of their own."""
+        legacy = self.legacy_dataset_dir
+        if legacy and not path.exists() and (old := legacy / path.relative_to(self.dataset_dir)).exists():
+            return old
+        return path
+
+    @property
     def teacher_path(self) -> Path:
-        """The checkpoint that the student is taught from."""
-        return Path(self.teacher_checkpoint or self.as_role("teacher").run_dir / "last.pt")
+        """The checkpoint that the student is distilled from."""
+        return Path(self.teacher_checkpoint or self.finished(self.as_role("teacher").run_dir / "last.pt"))
 
-    def as_role(self, role: str, temp: float | None = None) -> "Config":
+    def as_role(self, role: str) -> "Config":
         """The same experiment in another role, with that role's recipe under the flags that were explicit."""
-        recipe = recipe_for(self.dataset, role, self.recipe)
-        changes = {name: value for name, value in recipe.items() if name not in self.explicit}
-        temps = self.temps if temp is None else (temp,)
-        return replace(self, role=role, swept=False, temps=temps, **changes)
+        explicit = {name: getattr(self, name) for name in RECIPE_FLAGS if name in self.explicit}
+        recipe = recipe_for(self.dataset, role, self.recipe, explicit)
+        return replace(self, role=role, swept=False, method=None, **recipe)
 
-    def runs(self) -> list["Config"]:
-        """A Config for each network that this command trains: seed by seed, and for each the teacher first."""
-        return [run for seed in self.seeds for run in replace(self, seed=seed, seeds=(seed,))._rows()]
+    def runs(self, resolve: Callable[..., Any]) -> list["Config"]:
+        """A Config for each network that this command trains: seed by seed, and for each the teacher first.
 
-    def _rows(self) -> list["Config"]:
-        if self.role == "sweep":
-            points = [(temp, alpha) for temp in self.temps for alpha in self.alphas]
-            return [replace(self.as_role("kd", temp), alphas=(alpha,), swept=True) for temp, alpha in points]
-        if self.role != "all":
-            return [self]
-        return [self.as_role("teacher"), self.as_role("student"), *(self.as_role("kd", t) for t in self.temps)]
+        `resolve(spec, temperature=, alpha=)` returns a method with `name`, `spec` (canonical), `settings` and
+        `slug(*always)`; it ignores overrides that the method does not have.
+        Raises ValueError for a --temp or --alpha without effect, and whatever `resolve` raises.
+        """
+        rows = [self] if self.role in ("teacher", "student") else []
+        rows += [self.as_role("teacher"), self.as_role("student")] if self.role == "all" else []
+        rows += self._distilled(resolve) if self.role in ("kd", "all", "sweep") else []
+        return [replace(row, seed=seed, seeds=(seed,)) for seed in self.seeds for row in rows]
+
+    def _distilled(self, resolve: Callable[..., Any]) -> list["Config"]:
+        student = replace(self.as_role("kd"), swept=self.role == "sweep")
+        rows = {}  # by the method's canonical spec: what comes out the same is one run
+        for spec, temp, alpha in itertools.product(self.methods, self.temps or (None,), self.alphas or (None,)):
+            overrides = {"temperature": temp, "alpha": alpha}
+            method = resolve(spec, **{name: value for name, value in overrides.items() if value is not None})
+            temps, alphas = (  # those that took effect
+                (value,) if value is not None and method.settings.get(name) == value else ()
+                for name, value in overrides.items()
+            )
+            row = replace(student, method=method, methods=(spec,), temps=temps, alphas=alphas)
+            rows.setdefault(method.spec, row)
+        methods = [row.method for row in rows.values()]
+        for flag, setting, effect in (("temp", "temperature", "temps"), ("alpha", "alpha", "alphas")):
+            if flag in self.explicit and not any(getattr(row, effect) for row in rows.values()):
+                is_set = any(setting in method.settings for method in methods)
+                names = " and ".join(dict.fromkeys(method.name for method in methods))
+                raise ValueError(f"--{flag}: {'--method sets it' if is_set else f'{names} has no {setting}'}")
+        return list(rows.values())
 
     def identity(self) -> dict[str, Any]:
-        """The settings that decide a run's result: runs that agree in all of them are the same run."""
-        names = ["role", "dataset", "image_size", "limit", "val_size", "network", "seed", *RECIPE_FLAGS]
-        names += ["temp", "alpha"] if self.role == "kd" else []
-        return {name: getattr(self, name) for name in names}
+        """The settings of the command line that decide a run's result."""
+        names = ("role", "dataset", "image_size", "limit", "val_size", "network", "seed")
+        identity = {name: getattr(self, name) for name in (*names, *RECIPE_FLAGS, "padding", "flip")}
+        method = {"method": self.method.name, "settings": dict(self.method.settings)} if self.role == "kd" else {}
+        return identity | method
 
     def recipe_text(self) -> str:
         """The recipe in one line."""
+        optimizer = f"SGD with Nesterov momentum {self.momentum:g}" if self.optimizer == "sgd" else "AdamW"
         parts = [
             f"{self.epochs} epoch{'s' * (self.epochs > 1)} of batches of {self.batch_size}",
-            f"SGD with Nesterov momentum {self.momentum:g}, weight decay {self.weight_decay:g}",
+            f"{optimizer}, weight decay {self.weight_decay:g}",
             f"lr {self.lr:g}, {self.warmup:.0%} warm-up, {self.schedule} decay",
         ]
         parts += [f"weight averaging {self.ema:g}"] if self.ema else []
@@ -223,450 +265,347 @@ class Config:
 
     def command(self, role: str) -> str:
         """The shortest train.py command for `role` in this experiment, ready to paste."""
-        roles = {
-            "teacher": ["--tto", "True"],
-            "kd": ["--kd", "True", "--temp", number(self.temp)],
-            "all": ["--all"],
-        }
-        words = list(roles.get(role, []))
-        if role == "kd" and self.alpha != ALPHA:
-            words += ["--alpha", number(self.alpha)]
+        words = {"teacher": ["--tto", "True"], "kd": ["--kd", "True"], "all": ["--all"]}.get(role, [])
+        if role == "kd":
+            words += ["--method", self.methods[0]] if self.methods[0] != "kd" else []
+            words += ["--temp", number(self.temps[0])] if self.temps else []
+            words += ["--alpha", number(self.alphas[0])] if self.alphas else []
         if "seeds" in self.explicit:  # a single number after --seeds is how many
             words += ["--seeds" if len(self.seeds) > 1 else "--seed", *map(str, self.seeds)]
-        for name in PLACE_FLAGS:
+        for name in EXPERIMENT:
             if name in self.explicit and (role, name) not in (("teacher", "student"), ("student", "teacher")):
-                flag, value = f"--{name.replace('_', '-')}", str(getattr(self, name))
-                words += [f"{flag}={value}"] if value.startswith("-") else [flag, value]
+                value = str(getattr(self, name))
+                words += [f"{flag_of(name)}={value}"] if value.startswith("-") else [flag_of(name), value]
         return shlex.join(["python", "train.py", *words])
 
 
-# --- checks of single values ------------------------------------------------------------------------
+class Parser(argparse.ArgumentParser):
+    """Says in one line which flag is wrong and what it takes."""
+
+    def error(self, message: str) -> None:
+        message = re.sub(r"^argument (\S+/)?(\S+): ", r"\2 ", message)
+        message = re.sub(r"expected (at least )?one argument", "needs a value", message)
+        message = re.sub(r"ignored explicit argument .*", "takes no value", message)
+        choice = re.fullmatch(r"(\S+) invalid choice: (.*) \(choose from (.*)\)", message)
+        message = (
+            f"{choice[1]} {choice[2]} is unknown; known: {choice[3].replace(chr(39), '')}" if choice else message
+        )
+        line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)
+        self.exit(2, f"error: {line}\nhint: {self.prog} --help\n")
 
 
-@dataclass(frozen=True)
-class Problem:
-    """Stands in for a value that could not be read, so that all problems are reported together."""
+def bounded(
+    kind: type, low: float, high: float | None = None, above: bool = False, below: bool = False
+) -> Callable:
+    """An argparse type: an int or finite float from `low` to `high`, or `above` the one and `below` the other."""
+    span = f"{'above' if above else 'of at least'} {low:g}"
+    span = span if high is None else f"from {low:g} to {'below ' * below}{high:g}"
+    top = high if high is not None else 2**63 if kind is int else math.inf  # 2**63: what a tensor holds
 
-    text: str
-
-
-def checked(check: Callable[[str], Any]) -> Callable[[str], Any]:
-    """Make an argparse type of `check` that answers with a Problem where `check` raises ValueError."""
-
-    def convert(text: str) -> Any:
+    def convert(text: str) -> float:
         try:
-            return check(text)
-        except ValueError as error:
-            return Problem(f"{text!r} {error}")
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if (low < value if above else low <= value) and (value < top or (value == high and not below)):
+            return value
+        raise argparse.ArgumentTypeError(f"{text!r} is not a {'whole ' * (kind is int)}number {span}")
 
     return convert
 
 
 def boolean(text: str) -> bool:
-    known = {
-        "true": True,
-        "1": True,
-        "yes": True,
-        "on": True,
-        "false": False,
-        "0": False,
-        "no": False,
-        "off": False,
-    }
-    if text.lower() not in known:
-        raise ValueError("is neither True nor False")
-    return known[text.lower()]
+    """An argparse type."""
+    if text.lower() not in ("true", "1", "yes", "false", "0", "no"):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither True nor False")
+    return text.lower() in ("true", "1", "yes")
 
 
-def integer(low: int) -> Callable[[str], int]:
-    def check(text: str) -> int:
-        if not re.fullmatch(r"[+-]?\d{1,18}", text) or int(text) < low:
-            raise ValueError(f"is not a whole number of at least {low}")
-        return int(text)
+def known(names: Collection[str], settings: bool = False) -> Callable[[str], str]:
+    """An argparse type: one of `names`, before `:key=value,...` where it may have settings."""
 
-    return check
+    def convert(text: str) -> str:
+        name = text.partition(":")[0] if settings else text
+        if name in names:
+            return text
+        raise argparse.ArgumentTypeError(f"{name!r} is unknown{nearest(name, names)}; known: {', '.join(names)}")
 
-
-def real(accepts: Callable[[float], bool], what: str) -> Callable[[str], float]:
-    def check(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not math.isfinite(value) or not accepts(value):
-            raise ValueError(f"is not a number {what}")
-        return value
-
-    return check
+    return convert
 
 
-def one_of(names: Collection[str]) -> Callable[[str], str]:
-    def check(text: str) -> str:
-        if text not in names:
-            raise ValueError(f"is unknown{nearest(text, names)}; known: {', '.join(names)}")
-        return text
+def matching(pattern: str, what: str) -> Callable[[str], str]:
+    """An argparse type: a text that matches."""
 
-    return check
+    def convert(text: str) -> str:
+        if re.fullmatch(pattern, text, re.DOTALL):
+            return text
+        raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
 
-
-def device(text: str) -> str:
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", text):
-        raise ValueError("is not auto, cpu, cuda or cuda:N")
-    return text
+    return convert
 
 
-def path(text: str) -> str:
-    if not text or "\0" in text:
-        raise ValueError("is not a path")
-    return text
+def nearest(text: str, names: Collection[str], prefix: str = "") -> str:
+    match = difflib.get_close_matches(text.lower(), names, n=1, cutoff=0.75)
+    return f", did you mean {prefix}{match[0]}?" if match else ""
 
 
-def nearest(text: str, names: Collection[str]) -> str:
-    match = difflib.get_close_matches(text.lower(), names, n=1, cutoff=0.5)
-    return f", did you mean {match[0]}?" if match else ""
+def default_of(name: str) -> str:
+    """For the help of a network or a value of the recipe; where datasets or roles differ, all of them."""
 
-
-# --- the flags --------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Flag:
-    name: str  # of the value in Config; the flag has hyphens
-    check: Callable[[str], Any]
-    metavar: str
-    help: str
-    default: Any = None
-    many: bool = False
-
-
-def flag_groups(models: Collection[str], datasets: Collection[str]) -> dict[str, list[Flag]]:
-    """Every flag, once. A group or a flag that test.py lacks is named in `TRAIN_ONLY`."""
-    positive = real(lambda value: value > 0, "above 0")
-    temperature = real(lambda value: 0.01 <= value <= 10_000, "from 0.01 to 10000")
-    portion = real(lambda value: 0 <= value <= 1, "from 0 to 1")
-    below_one = real(lambda value: 0 <= value < 1, "from 0 to below 1")
-    not_negative = real(lambda value: value >= 0, "of at least 0")
-    return {
-        "which network": [
-            Flag("tto", boolean, "BOOL", "the teacher (tto: train teacher only)", False),
-            Flag("kd", boolean, "BOOL", "the student taught by the teacher", False),
-            Flag(
-                "all",
-                boolean,
-                "BOOL",
-                "teacher, student and a taught student for each --temp; then the table",
-                False,
-            ),
-            Flag(
-                "sweep",
-                boolean,
-                "BOOL",
-                "a taught student for each --temp and --alpha, ranked by validation; the test images are not read",
-                False,
-            ),
-            Flag("checkpoint", path, "FILE", "the network in this file, whatever it is"),
-            Flag("teacher", one_of(models), "NAME", f"one of {', '.join(models)}"),
-            Flag("student", one_of(models), "NAME", "likewise"),
-        ],
-        "data": [
-            Flag("dataset", one_of(datasets), "NAME", f"one of {', '.join(datasets)}", "cifar10"),
-            Flag("data_dir", path, "DIR", "where the images are, or are downloaded to", "data"),
-            Flag(
-                "image_size", integer(32), "N", "side in pixels that images of --dataset folder are resized to", 32
-            ),
-            Flag(
-                "limit",
-                integer(2),
-                "N",
-                "only the first N training and N test images, equally of all classes (default: all)",
-            ),
-            Flag(
-                "val_size",
-                integer(0),
-                "N",
-                "training images held out for validation (default: 5000 of CIFAR, else 10 %%)",
-            ),
-        ],
-        "distillation": [
-            Flag(
-                "temp",
-                temperature,
-                "T",
-                "temperature; --all and --sweep take several (default: 5; --all: 5 20; --sweep: 1 2 5 10 20)",
-                (5.0,),
-                many=True,
-            ),
-            Flag(
-                "alpha",
-                portion,
-                "A",
-                "weight of the distillation term; --sweep takes several (default: 0.9; --sweep: 0.5 0.9 1)",
-                (ALPHA,),
-                many=True,
-            ),
-            Flag(
-                "teacher_checkpoint",
-                path,
-                "FILE",
-                "the teacher (default: what --tto trained with the same --seed)",
-            ),
-            Flag(
-                "views",
-                integer(0),
-                "V",
-                "augmentations of each image that a student sees in turn; 0: a new one in each epoch, and no "
-                "cache "
-                "(default: as many as epochs on CUDA, 8 on a CPU)",
-            ),
-            Flag(
-                "teacher_cache",
-                path,
-                "WHERE",
-                "the teacher's answers to the views are kept in this folder (auto: beside the runs) or not (off)",
-                "auto",
-            ),
-            Flag("teacher_cache_limit", positive, "GB", "what that folder may take", 2.0),
-        ],
-        "optimisation": [
-            Flag(
-                "recipe",
-                one_of(("default", "long")),
-                "NAME",
-                f"default, or long: {LONGER} times the epochs",
-                "default",
-            ),
-            Flag("epochs", integer(1), "N", "passes over the training images"),
-            Flag("batch_size", integer(1), "N", "images in a step"),
-            Flag("lr", positive, "LR", "peak learning rate of SGD with Nesterov momentum"),
-            Flag("momentum", below_one, "M", "its momentum"),
-            Flag("weight_decay", not_negative, "W", "of the weights; batch norm and biases have none"),
-            Flag(
-                "warmup", below_one, "F", "share of all steps in which the learning rate rises from 0 to its peak"
-            ),
-            Flag(
-                "schedule", one_of(("linear", "cosine")), "NAME", "how it falls to 0 after that: linear or cosine"
-            ),
-            Flag("label_smoothing", below_one, "S", "of the CE term; a smoothed teacher distils badly"),
-            Flag("ema", below_one, "D", "decay per step of an average of the weights that replaces them; 0: none"),
-            Flag("cutout", integer(0), "N", "side in pixels of a square erased from each training image; 0: none"),
-            Flag("eval_every", integer(1), "N", "epochs from one validation to the next", 1),
-        ],
-        "machine and results": [
-            Flag("seed", integer(0), "N", "decides weights, order and augmentation", 0),
-            Flag("seeds", integer(0), "N", "how many seeds, from 0 on; or which ones", many=True),
-            Flag("device", device, "NAME", "auto, cpu, cuda or cuda:N", "auto"),
-            Flag(
-                "precision",
-                one_of(("auto", "bf16", "fp32")),
-                "NAME",
-                "bf16, fp32 or auto: bf16 on CUDA, else fp32",
-                "auto",
-            ),
-            Flag(
-                "cuda_graph",
-                one_of(("auto", "off")),
-                "NAME",
-                "auto: on CUDA, a step is captured once and replayed; or off",
-                "auto",
-            ),
-            Flag("compile", boolean, "BOOL", "torch.compile the network: pays in long trainings alone", False),
-            Flag("results_dir", path, "DIR", "where runs and tables are kept", "results"),
-            Flag("tensorboard", boolean, "BOOL", "scalars and augmented images for TensorBoard, too", False),
-            Flag("export", path, "DIR", "write the network for other programs: safetensors, ONNX, torch.export"),
-            Flag("resume", boolean, "BOOL", "go on from the last finished epoch", False),
-            Flag("overwrite", boolean, "BOOL", "start again, and lose what the run's folder holds", False),
-            Flag("debug", boolean, "BOOL", "show the traceback of an error", False),
-        ],
-    }
-
-
-TRAIN_ONLY = {
-    "sweep",
-    "seeds",
-    "tensorboard",
-    "teacher_checkpoint",
-    "views",
-    "teacher_cache",
-    "teacher_cache_limit",
-    "recipe",
-}
-TRAIN_ONLY |= {"eval_every", "cuda_graph", "compile", "resume", "overwrite", *RECIPE_FLAGS}
-TEST_ONLY = {"checkpoint", "export"}
-
-
-def default_text(flag: Flag) -> str:
-    """The default of a flag for its help line; where datasets or roles differ, all of them."""
-    if flag.name not in (*RECIPE_FLAGS, "teacher", "student"):
-        return "" if flag.default is None or flag.default is False or flag.many else f" (default: {flag.default})"
-
-    def values(defaults: DatasetDefaults) -> tuple[Any, Any]:
-        if flag.name in ("teacher", "student"):
-            return (getattr(defaults, flag.name),) * 2
-        return getattr(defaults.teacher_recipe, flag.name), getattr(defaults.student_recipe, flag.name)
-
-    def text(teacher: Any, student: Any) -> str:
+    def text(defaults: DatasetDefaults) -> str:
+        if name in ("teacher", "student"):
+            return getattr(defaults, name)
+        teacher, student = getattr(defaults.teacher_recipe, name), getattr(defaults.student_recipe, name)
         return f"{teacher}" if teacher == student else f"{teacher} for teachers, {student} for students"
 
-    usual = values(DatasetDefaults())
-    own = {name: values(defaults) for name, defaults in DEFAULTS.items() if values(defaults) != usual}
-    return f" (default: {'; '.join([text(*usual), *(f'{name}: {text(*pair)}' for name, pair in own.items())])})"
+    usual = text(DatasetDefaults())
+    own = [f"{dataset}: {text(defaults)}" for dataset, defaults in DEFAULTS.items() if text(defaults) != usual]
+    return f"(default: {'; '.join([usual, *own])})"
 
 
-class HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Shows `--epochs N` although argparse is told that N may be missing."""
-
-    def __init__(self, prog: str, **more: Any):
-        super().__init__(prog, max_help_position=29, width=110)
-
-    def _format_args(self, action: argparse.Action, _default: str) -> str:
-        return {"BOOL": "[BOOL]", "T": "T ...", "A": "A ..."}.get(action.metavar, action.metavar)
+def add_boolean(group: Any, flag: str, help: str, default: bool | None = False) -> None:
+    """Add a flag that takes True, False or nothing, and its `--no-` form."""
+    action = group.add_argument(
+        flag, nargs="?", const=True, type=boolean, metavar="BOOL", default=default, help=help
+    )
+    group.add_argument(f"--no-{flag[2:]}", dest=action.dest, action="store_false", help=argparse.SUPPRESS)
 
 
-def build_parser(program: str, models: Collection[str], datasets: Collection[str]) -> argparse.ArgumentParser:
-    """The parser of `train.py` or `test.py`."""
+def build_parser(
+    program: str, models: Collection[str], datasets: Collection[str], methods: Collection[str]
+) -> argparse.ArgumentParser:
+    """The parser of `train.py` or `test.py`. The recipe's values have no default here: see `Config.as_role`."""
     train = program == "train.py"
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=f"python {program}",
-        description="Train a teacher, a student, or a student taught by the teacher (default: the student alone)."
+        usage="%(prog)s [--flag [value]] ...",
+        description="Train a teacher, a student alone, or a student with knowledge distillation (KD)."
         if train
         else "Measure a trained network on the test images. The last line of the output is one JSON object.",
-        epilog=EXAMPLES[program],
-        formatter_class=HelpFormatter,
-        usage="%(prog)s [--flag [value]] ...",
+        epilog=EPILOGS[program],
+        formatter_class=partial(argparse.RawDescriptionHelpFormatter, max_help_position=32, width=110),
         allow_abbrev=False,
     )
-    for title, flags in flag_groups(models, datasets).items():
-        flags = [flag for flag in flags if flag.name not in (TEST_ONLY if train else TRAIN_ONLY)]
-        section = parser.add_argument_group(title) if flags else None
-        for flag in flags:
-            name = flag.name.replace("_", "-")
-            # No flag may fail inside argparse, which stops at the first problem: see Problem.
-            missing = {"nargs": "*"} if flag.many else {"nargs": "?", "const": Problem("needs a value")}
-            missing |= {"const": True} if flag.check is boolean else {}
-            section.add_argument(
-                f"--{name}",
-                type=checked(flag.check),
-                metavar=flag.metavar,
-                default=flag.default,
-                help=flag.help + default_text(flag),
-                **missing,
-            )
-            if flag.check is boolean:
-                section.add_argument(f"--no-{name}", dest=flag.name, action="store_false", help=argparse.SUPPRESS)
+    path = matching(r"[^\0]+", "a path")
+    count, size, share = bounded(int, 1), bounded(int, 0), bounded(float, 0, 1, below=True)
+    positive = bounded(float, 0, above=True)
+
+    # fmt: off
+    group = parser.add_argument_group("which network (default: the student alone)")
+    add_boolean(group, "--tto", "the teacher (tto: train teacher only)")
+    add_boolean(group, "--kd", "the student with KD")
+    add_boolean(group, "--all", "teacher, student alone, and with KD for each --method and --temp; then the table")
+    if train:
+        add_boolean(group, "--sweep", "the student with KD for each --method, --temp and --alpha, ranked by "
+                    "validation; the test images are not read")
+    else:
+        group.add_argument("--checkpoint", type=path, metavar="FILE", help="the network in this file")
+    group.add_argument("--teacher", type=known(models), metavar="NAME",
+                       help=f"one of {', '.join(models)} {default_of('teacher')}")
+    group.add_argument("--student", type=known(models), metavar="NAME", help=f"likewise {default_of('student')}")
+
+    group = parser.add_argument_group("data")
+    group.add_argument("--dataset", type=known(datasets), metavar="NAME", default="cifar10",
+                       help=f"one of {', '.join(datasets)} (default: %(default)s)")
+    group.add_argument("--data-dir", type=path, metavar="DIR", default="data",
+                       help="where the images are, or are downloaded to (default: %(default)s)")
+    group.add_argument("--image-size", type=bounded(int, 32), metavar="N", default=32,
+                       help="side in pixels that images of --dataset folder are resized to (default: %(default)s)")
+    group.add_argument("--limit", type=bounded(int, 2), metavar="N",
+                       help="only the first N training and N test images, equally of all classes (default: all)")
+    add_boolean(group, "--skip-bad-images", "leave out unreadable images of --dataset folder")
+    group.add_argument("--val-size", type=size, metavar="N",
+                       help="training images held out for validation (default: 5000 of CIFAR, else 10 %%)")
+
+    group = parser.add_argument_group("distillation")
+    group.add_argument("--method", type=known(methods, settings=True), metavar="SPEC", nargs="+", default=["kd"],
+                       help=f"{', '.join(methods)}, with settings as NAME:key=value,...; --all and --sweep take "
+                       "several (default: kd)")
+    if train:
+        add_boolean(group, "--list-methods", "show the methods and their settings, and end")
+    group.add_argument("--temp", type=bounded(float, 0.01, 10_000), metavar="T", nargs="+",
+                       help="temperature; --all and --sweep take several (default: the method's own, 5 of kd; "
+                       "--all: 5 20; --sweep: 1 2 5 10 20)")
+    group.add_argument("--alpha", type=bounded(float, 0, 1), metavar="A", nargs="+",
+                       help="weight of the distillation term; --sweep takes several (default: the method's own, "
+                       "0.9 of kd; --sweep: 0.5 0.9 1)")
+    if train:
+        group.add_argument("--teacher-checkpoint", type=path, metavar="FILE",
+                           help="the teacher (default: what --tto trained with the same --seed)")
+        group.add_argument("--views", type=size, metavar="V",
+                           help="augmentations of each image that a student sees in turn; 0: a new one in each "
+                           "epoch, and no cache (default: as many as epochs on CUDA, 8 on a CPU)")
+        group.add_argument("--teacher-cache", type=path, metavar="DIR", default="auto",
+                           help="folder of the teacher's cached outputs; auto: beside the runs; off: none "
+                           "(default: %(default)s)")
+        group.add_argument("--teacher-cache-limit", type=positive, metavar="GB", default=2.0,
+                           help="what that folder may take (default: %(default)s)")
+
+        group = parser.add_argument_group("optimisation and augmentation")
+        group.add_argument("--recipe", choices=("default", "long"), default="default",
+                           help=f"long: {LONGER} times the epochs (default: %(default)s)")
+        group.add_argument("--epochs", type=count, metavar="N",
+                           help=f"passes over the training images {default_of('epochs')}")
+        group.add_argument("--batch-size", type=count, metavar="N",
+                           help=f"images in a step {default_of('batch_size')}")
+        group.add_argument("--optimizer", choices=("sgd", "adamw"),
+                           help=f"SGD with Nesterov momentum, or AdamW {default_of('optimizer')}")
+        group.add_argument("--lr", type=positive, metavar="LR",
+                           help=f"peak learning rate; {ADAMW['lr']:g} with adamw {default_of('lr')}")
+        group.add_argument("--momentum", type=share, metavar="M", help=f"of SGD {default_of('momentum')}")
+        group.add_argument("--weight-decay", type=bounded(float, 0), metavar="W",
+                           help="of the weights, not of batch norm and biases; "
+                           f"{ADAMW['weight_decay']:g} with adamw {default_of('weight_decay')}")
+        group.add_argument("--warmup", type=share, metavar="F",
+                           help=f"share of the steps in which the learning rate rises {default_of('warmup')}")
+        group.add_argument("--schedule", choices=("linear", "cosine"),
+                           help=f"how it falls to 0 after these {default_of('schedule')}")
+        group.add_argument("--label-smoothing", type=share, metavar="S",
+                           help="of the CE term; a smoothed teacher distils badly "
+                           f"{default_of('label_smoothing')}")
+        group.add_argument("--ema", type=share, metavar="D",
+                           help=f"decay per step of an average of the weights; 0: none {default_of('ema')}")
+        group.add_argument("--cutout", type=size, metavar="N",
+                           help=f"side in pixels of a square erased in each image; 0: none {default_of('cutout')}")
+        group.add_argument("--padding", type=size, metavar="N",
+                           help="pixels of reflected border before a random crop (default: an eighth of the side)")
+        add_boolean(group, "--flip", "mirror images at random (default: what suits the dataset)", default=None)
+        group.add_argument("--eval-every", type=count, metavar="N", default=1,
+                           help="epochs from one validation to the next (default: %(default)s)")
+
+    group = parser.add_argument_group("machine and results")
+    group.add_argument("--seed", type=size, metavar="N", default=0,
+                       help="decides weights, order and augmentation (default: %(default)s)")
+    if train:
+        group.add_argument("--seeds", type=size, metavar="N", nargs="+", help="how many, from 0 on; or which ones")
+    group.add_argument("--device", type=matching(r"auto|cpu|cuda(:\d+)?", "auto, cpu, cuda or cuda:N"),
+                       metavar="NAME", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
+    group.add_argument("--gpu", type=lambda text: f"cuda:{size(text)}" if text else "cuda", nargs="?", const="",
+                       dest="device", help=argparse.SUPPRESS)
+    group.add_argument("--workers", type=size, help=argparse.SUPPRESS)
+    group.add_argument("--precision", choices=("auto", "bf16", "fp32"), default="auto",
+                       help="auto: bf16 on CUDA, else fp32 (default: %(default)s)")
+    if train:
+        group.add_argument("--cuda-graph", choices=("auto", "off"), default="auto",
+                           help="auto: on CUDA, a step is captured once and replayed (default: %(default)s)")
+        add_boolean(group, "--compile", "torch.compile the network: pays in long trainings alone")
+    group.add_argument("--results-dir", type=path, metavar="DIR", default="results",
+                       help="where runs and tables are written (default: %(default)s)")
+    if train:
+        add_boolean(group, "--tensorboard", "scalars and augmented images for TensorBoard, too")
+        add_boolean(group, "--resume", "go on from the last finished epoch")
+        add_boolean(group, "--overwrite", "start again, and lose what the run's folder holds")
+    else:
+        group.add_argument("--export", type=path, metavar="DIR",
+                           help="write the network for other programs: safetensors, ONNX, torch.export")
+    add_boolean(group, "--debug", "show the traceback of an error")
+    # fmt: on
     return parser
 
 
-def parse(program: str, argv: list[str], models: Collection[str], datasets: Collection[str]) -> Config:
-    """Resolve a command line. Prints every problem that it has to stderr and exits with 2 if there is one."""
-    parser = build_parser(program, models, datasets)
-    argv = [
-        re.sub(r"^--[^=]*", lambda m: m[0].replace("_", "-"), word) if word[:2] == "--" else word for word in argv
-    ]
+def parse(
+    program: str, argv: list[str], models: Collection[str], datasets: Collection[str], methods: Collection[str]
+) -> Config:
+    """Resolve a command line of `train.py` or `test.py`; the collections are the names to choose from.
+
+    Ends the program with exit code 2 and `error: ...` on stderr where the command line is wrong.
+    """
+    parser = build_parser(program, models, datasets, methods)
+    other = "test.py" if program == "train.py" else "train.py"
+    elsewhere = vars(build_parser(other, models, datasets, methods).parse_args([]))
+
+    argv = [re.sub(r"^--[^=]+", lambda flag: canonical(flag[0]), word) for word in argv]
     args, unknown_args = parser.parse_known_args(argv)
-    values = vars(args)
-    explicit = tuple(
-        name for name in values if any(re.fullmatch(f"--(no-)?{name}(=.*)?".replace("_", "-"), w) for w in argv)
-    )
+    if unknown_args:
+        parser.error(unknown_text(unknown_args, vars(args), other, elsewhere))
+    # Once more on top of None, which no flag gives: what is another value then was explicit.
+    given = parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(vars(args))))
+    explicit = tuple(name for name, value in vars(given).items() if value is not None)
+    args = argparse.Namespace(**elsewhere | vars(args))
+    check(parser, args, explicit, train=program == "train.py")
+    if args.workers is not None:
+        print("note: no --workers are needed: all images are one tensor", file=sys.stderr)
 
-    known = [option for action in parser._actions for option in action.option_strings if option.startswith("--")]
-    problems = [
-        f"unknown flag {word.split('=')[0]}{elsewhere(program, word) or nearest(word.split('=')[0], known)}"
-        for word in unknown_args
-        if word.startswith("-")
-    ] or [f"unexpected {word!r}: every value belongs to a flag" for word in unknown_args]
-    for name, value in values.items():
-        for item in value if isinstance(value, list) else [value]:
-            if isinstance(item, Problem):
-                problems.append(f"--{name.replace('_', '-')} {item.text}")
-    problems += contradictions(program, values, explicit)
-    if problems:
-        for problem in problems:
-            print(f"error: {problem}", file=sys.stderr)
-        print(f"hint: python {program} --help", file=sys.stderr)
-        raise SystemExit(2)
-    return resolve(values | {"command_line": shlex.join(["python", program, *argv])}, explicit)
+    roles = {"tto": "teacher", "kd": "kd", "all": "all", "sweep": "sweep"}
+    role = next((role for flag, role in roles.items() if getattr(args, flag)), "student")
+    temps, alphas = (SWEEP_TEMPS, SWEEP_ALPHAS) if role == "sweep" else ((), ())
+    if role == "all" and "method" not in explicit:
+        temps = ALL_TEMPS
+    seeds = args.seeds or [args.seed]
+    seeds = tuple(range(seeds[0]) if args.seeds and len(seeds) == 1 else seeds)
+    values = vars(args) | {
+        "role": role,
+        "collection": collection_of(args.dataset, args.data_dir, datasets),
+        "teacher": args.teacher or defaults_for(args.dataset).teacher,
+        "student": args.student or defaults_for(args.dataset).student,
+        "methods": tuple(dict.fromkeys(args.method)),
+        "method": None,
+        "temps": tuple(dict.fromkeys(args.temp or temps)),
+        "alphas": tuple(dict.fromkeys(args.alpha or alphas)),
+        "seed": seeds[0],
+        "seeds": seeds,
+        "explicit": explicit,
+        "command_line": shlex.join(["python", program, *argv]),
+    }
+    names = {field.name for field in fields(Config)}
+    return Config(**{name: value for name, value in values.items() if name in names}).as_role(role)
 
 
-def elsewhere(program: str, word: str) -> str:
-    """Says so where a flag is one of the other program's."""
-    name = word.split("=")[0].removeprefix("--").removeprefix("no-").replace("-", "_")
-    other, only = ("test.py", TEST_ONLY) if program == "train.py" else ("train.py", TRAIN_ONLY)
-    return f": only {other} has it" if name in only else ""
+def canonical(flag: str) -> str:
+    """Hyphens for underscores, and our flag for one that people type from habit."""
+    flag = flag.replace("_", "-")
+    return ALIASES.get(flag, flag)
 
 
-def contradictions(program: str, values: dict[str, Any], explicit: Collection[str]) -> list[str]:
-    """What is wrong with flags together rather than alone."""
-    values = {name: False if isinstance(value, Problem) else value for name, value in values.items()}
-    roles = [f"--{name}" for name in ("tto", "kd", "all", "sweep", "checkpoint") if values.get(name)]
-    kd, several = values["kd"], values["all"] or values.get("sweep")
-    train = program == "train.py"
-    problems = []
+def collection_of(dataset: str, data_dir: str, datasets: Collection[str]) -> str:
+    """The name of a dataset's folder of results: of one's own images that of their folder, never a dataset's."""
+    name = os.path.basename(os.path.realpath(data_dir)) if dataset == "folder" else dataset
+    return f"folder-{name}" if dataset == "folder" and name in ("", *datasets) else name
+
+
+def unknown_text(unknown_args: list[str], own: Collection[str], other: str, elsewhere: Collection[str]) -> str:
+    """What to say of words that belong to no flag; flags are named as in a Namespace."""
+    flag = next((word.partition("=")[0] for word in unknown_args if word.startswith("-")), None)
+    if flag is None:
+        return f"unexpected {unknown_args[0]!r}: every value belongs to a flag"
+    name = flag.lstrip("-")
+    if name.removeprefix("no-").replace("-", "_") in {*elsewhere} - {*own}:
+        return f"unknown flag {flag}: only {other} has it"
+    flags = {*map(flag_of, own), *ALIASES, "--gpu", "--help"} - {"--overwrite"}  # never suggest what destroys
+    return f"unknown flag {flag}{nearest(name, sorted(each[2:] for each in flags), prefix='--')}"
+
+
+def check(parser: Parser, args: argparse.Namespace, explicit: Collection[str], train: bool) -> None:
+    """End the program where flags contradict each other."""
+    roles = [f"--{name}" for name in ("tto", "kd", "all", "sweep", "checkpoint") if getattr(args, name)]
     if len(roles) > 1:
-        problems.append(f"{' and '.join(roles)} exclude each other")
-    for name in ("temp", "alpha", "seeds"):
-        if name in explicit and values.get(name) == []:
-            problems.append(f"--{name} needs a value")
-    if len(values["temp"]) > 1 and not (train and several):
-        problems.append("several --temp values need train.py --all or --sweep")
-    for name in ("temp", "alpha", "teacher_checkpoint"):
-        if name in explicit and not {"kd", *(("all", "sweep") if train else ())} & {*explicit}:
-            problems.append(
-                f"--{name.replace('_', '-')} needs --kd True" + (", --all or --sweep" if train else "")
-            )
-    if not train and values["all"]:
-        for name in ("export", "teacher", "student", "seed", "limit", "image_size"):
-            if name not in explicit:
-                continue
-            problems.append(
-                f"--{name.replace('_', '-')} and --all exclude each other: --all is every finished run as it is"
-            )
-    if len(values["alpha"]) > 1 and not (train and values["sweep"]):
-        problems.append("several --alpha values need train.py --sweep")
-    if train:
-        if {"seed", "seeds"} <= {*explicit}:
-            problems.append("--seed and --seeds exclude each other")
-        seeds = values["seeds"] or []
-        if len(seeds) == 1 and not 0 < seeds[0] <= MOST_SEEDS:
-            problems.append(f"--seeds N is how many, from 1 to {MOST_SEEDS}; --seed names a single one")
-        if len(set(seeds)) < len(seeds):
-            problems.append("--seeds names a seed twice")
-        if values["sweep"] and values["val_size"] == 0 and "val_size" in explicit:
-            problems.append("--sweep ranks by validation, and --val-size 0 leaves no images for it")
-        if values["teacher_checkpoint"] and values["all"]:
-            problems.append("--teacher-checkpoint and --all exclude each other: --all trains its own teacher")
-        if "views" in explicit and values["tto"]:
-            problems.append("--views is for students: a teacher sees every image anew in each epoch")
-        for name in ("teacher_cache", "teacher_cache_limit"):
-            if name in explicit and not kd and not several:
-                problems.append(f"--{name.replace('_', '-')} needs --kd True, --all or --sweep")
-        if values["resume"] and values["overwrite"]:
-            problems.append("--resume and --overwrite exclude each other")
-    if "image_size" in explicit and values["dataset"] != "folder":
-        problems.append("--image-size needs --dataset folder: the other datasets have a size of their own")
-    return problems
-
-
-def resolve(values: dict[str, Any], explicit: tuple[str, ...]) -> Config:
-    """Fill in what was left open with the defaults of the dataset and the recipe of the role."""
-    role = next(
-        (
-            role
-            for flag, role in (("tto", "teacher"), *((r, r) for r in ("kd", "all", "sweep")))
-            if values.get(flag)
-        ),
-        "student",
-    )
-    defaults = defaults_for(values["dataset"])
-    temps = values["temp"] if "temp" in explicit else TEMPS.get(role, values["temp"])
-    filled = dict.fromkeys((field.name for field in fields(Config)), None)
-    filled |= recipe_for(values["dataset"], role, "default") | {"recipe": "default", "swept": False}
-    filled |= {name: value for name, value in values.items() if value is not None and name in filled}
-    filled |= {"teacher": values["teacher"] or defaults.teacher, "student": values["student"] or defaults.student}
-    seeds = values.get("seeds") or [values["seed"]]
-    if len(seeds) == 1 and values.get("seeds"):
-        seeds = range(seeds[0])
-    alphas = ALPHAS_OF_A_SWEEP if role == "sweep" and "alpha" not in explicit else values.get("alpha", (ALPHA,))
-    lists = {"temps": temps, "alphas": alphas, "seeds": seeds}
-    filled |= {name: tuple(dict.fromkeys(items)) for name, items in lists.items()}
-    config = Config(**filled | {"seed": filled["seeds"][0], "role": role, "explicit": explicit})
-    return config.as_role(role)
+        parser.error(f"{' and '.join(roles)} exclude each other")
+    for name in ("method", "temp", "alpha", "teacher_checkpoint", "teacher_cache", "teacher_cache_limit"):
+        if name in explicit and not {"kd", *("all", "sweep") * train} & {*explicit}:
+            parser.error(f"{flag_of(name)} needs --kd True{', --all or --sweep' * train}")
+    for name, where in (("method", "--all or --sweep"), ("temp", "--all or --sweep"), ("alpha", "--sweep")):
+        allowed = train and (args.sweep or (args.all and "--all" in where))
+        if len(getattr(args, name) or ()) > 1 and not allowed:
+            parser.error(f"several {flag_of(name)} values need train.py {where}")
+    for name in ("export", "teacher", "student", "seed", "limit", "image_size"):
+        if not train and args.all and name in explicit:
+            parser.error(f"{flag_of(name)} and --all exclude each other: --all is every finished run as it is")
+    seeds = args.seeds or ()
+    if seeds and "seed" in explicit:
+        parser.error("--seed and --seeds exclude each other")
+    if len(seeds) == 1 and not 0 < seeds[0] <= MOST_SEEDS:
+        parser.error(f"--seeds N is how many, from 1 to {MOST_SEEDS}; --seed names a single one")
+    if len({*seeds}) < len(seeds):
+        parser.error("--seeds names a seed twice")
+    if args.sweep and args.val_size == 0:
+        parser.error("--sweep ranks by validation, and --val-size 0 leaves no images for it")
+    if args.all and args.teacher_checkpoint:
+        parser.error("--teacher-checkpoint and --all exclude each other: --all trains a teacher")
+    if args.tto and args.views is not None:
+        parser.error("--views is for students: a teacher sees every image anew in each epoch")
+    if args.optimizer == "adamw" and args.momentum is not None:
+        parser.error("--momentum is of SGD, and --optimizer adamw has none")
+    if args.resume and args.overwrite:
+        parser.error("--resume and --overwrite exclude each other")
+    if args.dataset != "folder" and "image_size" in explicit:
+        parser.error("--image-size needs --dataset folder: the other datasets have a size of their own")

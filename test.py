@@ -14,25 +14,23 @@ from pathlib import Path
 from config import parse
 from models import MODELS, build_model
 from utils.data.sources import SOURCES
-from utils.losses import METHODS
+from utils.losses import METHODS, resolve_method
 from utils.runtime.errors import UsageError, UserError
 from utils.runtime.program import run
 
 
 def main(argv: list[str]) -> None:
     config = parse("test.py", argv, MODELS, SOURCES, METHODS)
-
-    # Only now: importing torch takes seconds, and a mistyped command is answered at once.
-    from utils.losses.spec import resolve_method
-
     try:
-        path = Path(config.checkpoint or config.finished_run_dir(resolve_method) / "last.pt")
+        run_dir = config.finished(config.runs(resolve_method)[0].run_dir)
     except ValueError as error:
         raise UsageError(str(error), "python train.py --list-methods") from None
+    path = Path(config.checkpoint or run_dir / "last.pt")
     if config.role != "all" and not path.exists():
         hint = "check the path" if config.checkpoint else f"train it first: {config.command(config.role)}"
         raise UserError(f"there is no checkpoint {path}", hint)
 
+    # Only now: importing torch takes seconds, and a mistyped command is answered at once.
     from utils.evaluation.export import export, require_ready
     from utils.reporting.page import write_page
     from utils.reporting.table import finished_runs
@@ -43,18 +41,18 @@ def main(argv: list[str]) -> None:
     if config.export:
         require_ready(Path(config.export))
     compute = Compute.choose(config.device, config.precision)
-    names = ("dataset", "data_dir", "image_size", "limit")
+    names = ("dataset", "data_dir", "image_size", "limit", "skip_bad_images")
     explicit = {name: getattr(config, name) for name in names if name in config.explicit}
     evaluator = Evaluator(explicit, compute, build_model)
     if config.role == "all":
-        folder = config.finished_dataset_dir
+        folder = config.finished(config.dataset_dir)
         results, failed = evaluator.evaluate_all(finished_runs(folder, config.command("all")))
         print(f"page: {write_page(folder)}")
         if failed:
             count = len(results) + len(failed)
             raise UserError(f"{len(failed)} of {count} runs could not be measured", "see above")
     else:
-        results = brief(evaluator.evaluate(path, None if config.checkpoint else RunDir(path.parent)))
+        results = brief(evaluator.evaluate(path, None if config.checkpoint else RunDir(run_dir)))
         if config.export:
             network = evaluator.network(path)
             export(network.model, network.checkpoint, network.test, compute, config.export)

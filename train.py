@@ -8,11 +8,12 @@ python train.py --all --temp 5 20          # all of them, then the table
 
 import shlex
 import sys
+from dataclasses import replace
 
 from config import parse
 from models import MODELS, build_model
 from utils.data.sources import SOURCES
-from utils.losses import METHODS
+from utils.losses import METHODS, resolve_method
 from utils.runtime.errors import UsageError
 from utils.runtime.program import run
 
@@ -20,25 +21,23 @@ from utils.runtime.program import run
 def main(argv: list[str]) -> None:
     config = parse("train.py", argv, MODELS, SOURCES, METHODS)
 
-    # Only now: importing torch takes seconds, and a mistyped command is answered at once.
-    from utils.losses.spec import list_methods, resolve_method
-
     if config.list_methods:
+        from utils.losses.spec import list_methods
+
         print(list_methods())
         return
+    for seed in config.seeds if config.role in ("kd", "sweep") else ():
+        path = replace(config, seed=seed).teacher_path
+        if not path.exists():
+            train_it = f"train it first: {config.command('teacher')}"
+            hint = "check the path" if config.teacher_checkpoint else train_it
+            raise UsageError(f"--{config.role} needs a trained teacher: there is none at {path}", hint)
     try:
         runs = config.runs(resolve_method)
     except ValueError as error:
         raise UsageError(str(error), "python train.py --list-methods") from None
-    for each in runs:
-        if config.role in ("kd", "sweep") and not each.teacher_path.exists():
-            hint = (
-                "check the path" if config.teacher_checkpoint else f"train it first: {config.command('teacher')}"
-            )
-            raise UsageError(
-                f"--{config.role} needs a trained teacher: there is none at {each.teacher_path}", hint
-            )
 
+    # Only now: importing torch takes seconds, and a mistyped command is answered at once.
     from utils.data.dataset import load_dataset
     from utils.reporting.page import PAGE, write_page
     from utils.reporting.sweep import write_sweep

@@ -2,10 +2,12 @@
 
     python tests/fuzz_files.py [--count 5000] [--seed 0]
 
-Flips bits, cuts, repeats, splices and overwrites parts of checkpoints, image caches, config.json, test.json and
-history.csv, 200 files in a process of its own each time, so that a crash of the interpreter is found too. A case
-fails with any error but UserError and OSError, with tensors other than the original ones, with code run from the
-file (seen by an audit hook), or after 20 seconds (SIGALRM then ends its group). Exit code 1 if a case failed.
+Flips bits, cuts, repeats, splices and overwrites parts of checkpoints, weights of other programs, image caches,
+config.json, test.json and history.csv, 200 files in a process of its own each time, so that a crash of the
+interpreter is found too. A case fails with any error but UserError and OSError, with tensors other than the
+original ones (but in formats that hold no sum of their content: safetensors, and torch's from before 1.6), with
+code run from the file (seen by an audit hook), or after 20 seconds (SIGALRM then ends its group). Exit code 1 if a
+case failed.
 """
 
 import argparse
@@ -18,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -32,19 +35,22 @@ import torch
 from PIL import Image
 
 from models import build_model
-from utils.data.sources import folder
+from utils.data.sources import load_images
+from utils.data.sources.image_cache import ImageCache
+from utils.data.sources.scan import scan
 from utils.reporting.table import write_report
 from utils.runtime.checkpoint import load_checkpoint, restore_network
 from utils.runtime.errors import UserError
 from utils.runtime.files import checksum
 from utils.runtime.run_dir import RunDir
+from utils.runtime.weights import fit_weights
 
 LIMIT = 20  # seconds for one file
 CHUNK = 200
 
 
 def make_originals(place: Path) -> None:
-    """A finished run, and a folder of images with its cache."""
+    """A finished run, and a folder of images."""
     words = "--dataset shapes --limit 100 --student cnn_tiny --epochs 2 --ema 0.9".split()
     line = [sys.executable, "train.py", *words, "--results-dir", str(place / "results")]
     subprocess.run(line, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
@@ -53,7 +59,13 @@ def make_originals(place: Path) -> None:
         path = place / "images" / ("train", "test")[number // 4] / ("a", "b")[number % 2] / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(array).save(path)
-    folder.load("folder", place / "images", 32)
+    weights = build_model("cnn_tiny", 10).state_dict()
+    torch.save(weights, place / "plain.pt")
+    torch.save({"net": weights}, place / "legacy.pt", _use_new_zipfile_serialization=False)
+    with suppress(ImportError):
+        from safetensors.torch import save_file
+
+        save_file(weights, place / "weights.safetensors")
 
 
 def mutate(data: bytes, other: bytes, chance: random.Random) -> bytes:
@@ -94,8 +106,9 @@ class Reader:
 
     def __init__(self, place: Path):
         self.run = RunDir(next(place.glob("results/shapes/*/seed0")))
-        self.part = folder._scan(place / "images/train", 32)
-        self.cache = place / "images/.train-32px.pt"
+        self.pixels = load_images("folder", place / "images").train.images.clone()
+        self.images = ImageCache(scan(place / "images")[0]["train"], 32)
+        self.cache = self.images.path
         self.files = [
             self.run.last,
             self.run.best,
@@ -104,18 +117,26 @@ class Reader:
             self.run.results,
             self.run.history,
         ]
+        self.foreign = [path for path in place.iterdir() if path.is_file()]
+        self.files += self.foreign
+        self.shapes = build_model("cnn_tiny", 10).state_dict()
+        self.plain = load_checkpoint(place / "plain.pt", plain=True)["model"]
         self.expected = {path: checksum(load_checkpoint(path)) for path in (self.run.last, self.run.best)}
-        self.pixels = folder._read_cache(self.cache, self.part, 32).clone()
 
     def read(self, path: Path) -> str:
         """What came of it: `refused` or `unharmed`; raises where something is wrong."""
         try:
             if path == self.cache:
-                pixels = folder._read_cache(path, self.part, 32)
-                if pixels is None:
+                pixels, rows = self.images.read()
+                if pixels is None or (rows < 0).any():
                     return "made again"
-                if not torch.equal(pixels, self.pixels):
+                if not torch.equal(pixels[torch.from_numpy(rows)], self.pixels):
                     raise AssertionError("other pixels were accepted")
+            elif path in self.foreign:
+                weights = fit_weights(path, load_checkpoint(path, plain=True)["model"], self.shapes, "a cnn_tiny")
+                equal = all(torch.equal(tensor, self.plain[name]) for name, tensor in weights.tensors.items())
+                if not equal and path.name == "plain.pt":
+                    raise AssertionError("other weights were accepted")
             elif path.suffix == ".pt":
                 content = load_checkpoint(path, plain=True)
                 restore_network(path, {"model_name": "cnn_tiny", "num_classes": 10} | content, build_model)
@@ -145,7 +166,7 @@ def fuzz(place: Path, seeds: range) -> int:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # the notes on damaged caches
     for seed in seeds:
         chance = random.Random(seed)
-        path = chance.choice(reader.files[:3] * 3 + reader.files[3:])
+        path = chance.choice(reader.files[:3] * 2 + reader.files[3:])
         other = originals[chance.choice(reader.files)]
         path.write_bytes(mutate(originals[path], other, chance))
         watched.clear()

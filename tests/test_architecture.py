@@ -20,7 +20,7 @@ ORDER = ("runtime", "data", "losses", "evaluation", "distillation", "training", 
 ALLOWED = {
     "config": set(),
     "models": {"torch", "torchvision", "models"},
-    "utils/runtime": RUNTIME,
+    "utils/runtime": {"safetensors", *RUNTIME},
     "utils/data": {"torchvision", "numpy", "PIL", "tqdm", "utils.data", *RUNTIME},
     "utils/losses": {"torch", "utils.losses"},
     "utils/evaluation": {
@@ -129,9 +129,8 @@ def _raises(node: ast.stmt) -> bool:
 def test_nothing_is_read_that_could_run_code():
     for path in FILES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and node.module == "pickle":
-                assert [alias.name for alias in node.names] == ["UnpicklingError"], path
-            assert not (isinstance(node, ast.Import) and "pickle" in ast.unparse(node)), path
+            if isinstance(node, (ast.Import, ast.ImportFrom)):
+                assert "pickle" not in ast.unparse(node), path
             if not isinstance(node, ast.Call):
                 continue
             call = ast.unparse(node)

@@ -4,9 +4,11 @@ import csv
 import json
 import os
 import re
+import shutil
 
 import pytest
 import torch
+from PIL import Image
 
 SMALL = "--dataset shapes --limit 300 --teacher cnn --student cnn_tiny --epochs 2".split()
 
@@ -75,7 +77,7 @@ def test_nothing_is_overwritten_unasked(table, command):
         r"error: .*student-cnn_tiny/seed0 holds this run, finished \(hint: .*--overwrite.*\)\n", done.stderr
     )
     done = command("train.py", "--all", *SMALL, "--lr", "0.2", "--results-dir", results, check=1)
-    assert "lr 0.1 -> 0.2" in done.stderr
+    assert "lr 0.1 instead of 0.2" in done.stderr
     assert done.stdout == ""
 
 
@@ -189,13 +191,44 @@ def test_compile_without_a_compiler_is_one_line(command, tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_kept_answers_lie_where_asked_and_a_second_temperature_finds_them(command, tmp_path):
+def test_cached_outputs_lie_where_asked_and_a_second_temperature_finds_them(command, tmp_path):
     words = [*SMALL, "--all", "--results-dir", tmp_path / "results", "--epochs", "3"]
-    done = command("train.py", *words, "--temp", 5, 20, "--views", 2, "--teacher-cache", tmp_path / "kept")
-    answers = [line for line in done.stdout.splitlines() if line.strip().startswith("answers")]
-    assert [line.rsplit(", ", 1)[1] for line in answers] == ["0 there already", "2 there already"]
-    assert len(list((tmp_path / "kept").glob("*.answers"))) == 1
+    done = command("train.py", *words, "--temp", 5, 20, "--views", 2, "--teacher-cache", tmp_path / "cache")
+    outputs = [line for line in done.stdout.splitlines() if line.strip().startswith("outputs")]
+    assert [line.rsplit(", ", 1)[1] for line in outputs] == ["0 there already", "2 there already"]
+    assert len(list((tmp_path / "cache").glob("*/view*.pt"))) == 2
     assert "2 augmentations of each image in turn" in done.stdout
     done = command("train.py", *words, "--temp", 4, "--views", 2, "--teacher-cache", "off", "--resume", "True")
-    assert re.search(r"answers +live", done.stdout)
-    assert not (tmp_path / "results/shapes/teacher-answers").exists()
+    assert re.search(r"outputs +live", done.stdout)
+    assert not (tmp_path / "results/shapes/teacher-outputs").exists()
+
+
+def test_a_feature_method_stays_live_and_dkd_is_a_row_of_its_own(command, tmp_path):
+    words = [*SMALL, "--all", "--results-dir", tmp_path, "--teacher", "cnn_tiny"]
+    done = command("train.py", *words, "--method", "dkd:beta=2", "fitnet")
+    assert "live: feature maps are too large to be cached" in done.stdout
+    page = (tmp_path / "shapes/README.md").read_text()
+    for title in ("| student cnn_tiny, DKD at T = 4, beta = 2 |", "| student cnn_tiny, FitNet |"):
+        assert title in page
+    done = command("test.py", *SMALL[:2], "--kd", "--method", "dkd:beta=2", "--results-dir", tmp_path)
+    assert json.loads(done.stdout.splitlines()[-1])["baseline"]["run"] == "student-cnn_tiny"
+
+
+def test_results_of_ones_own_images_lie_under_their_folders_name_and_the_earlier_folder_is_found(
+    command, tmp_path
+):
+    results = tmp_path / "results"
+    for part in ("train", "test"):
+        for label, shade in (("dark", 30), ("light", 200)):
+            (tmp_path / "cats" / part / label).mkdir(parents=True)
+            for number in range(8):
+                image = Image.new("RGB", (32, 32), (shade + number, shade, shade))
+                image.save(tmp_path / "cats" / part / label / f"{number}.png")
+    words = ["--dataset", "folder", "--data-dir", tmp_path / "cats", "--student", "cnn_tiny"]
+    words += ["--results-dir", results]
+    command("train.py", *words, "--epochs", "1", "--val-size", "0")
+    assert (results / "cats/student-cnn_tiny/seed0/test.json").exists()
+    (results / "folder").mkdir()
+    shutil.move(results / "cats/student-cnn_tiny", results / "folder")
+    done = command("test.py", *words)
+    assert f"{results}/folder/student-cnn_tiny/seed0" in done.stdout

@@ -84,7 +84,7 @@ def test_resuming_a_finished_run_is_nothing_to_do(unbroken, command):
 
 def test_a_changed_setting_is_refused_on_resume_with_what_changed(unbroken, command):
     line = [*FLAGS, "--ema", "0.9", "--results-dir", unbroken, "--resume", "--epochs", 9]
-    assert "epochs 6 -> 9" in command("train.py", *line, check=1).stderr
+    assert "epochs 6 instead of 9" in command("train.py", *line, check=1).stderr
 
 
 def test_resuming_where_nothing_is_starts(command, tmp_path):

@@ -74,7 +74,7 @@ class Evaluator:
     def _test_images(self, where: dict[str, Any]) -> ImageSet:
         key = tuple(where.get(name) for name in ("dataset", "data_dir", "image_size", "limit"))
         if key not in self.images:
-            _, test = load_parts(SimpleNamespace(**where))
+            test = load_parts(SimpleNamespace(**where)).test
             self.images[key] = test.to(self.compute.device)
         return self.images[key]
 

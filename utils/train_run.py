@@ -92,7 +92,7 @@ def run_dir_of(config) -> RunDir:
 def identity_of(config) -> Identity:
     """What the command line alone tells of a run's identity."""
     values = {name: value for name, value in config.identity().items() if value is not None or name == "limit"}
-    label, defaults = "", dict(config.IDENTITY_DEFAULTS)
+    label, defaults = "", dict(config.identity_defaults)
     if config.method is not None:
         values |= {f"{SETTING}{name}": value for name, value in values.pop("settings").items()}
         defaults |= {f"{SETTING}{name}": value for name, value in config.method.defaults.items()}

@@ -6,8 +6,9 @@ from typing import Any
 from utils.data.augment import Augmentation
 from utils.data.batches import Batches, Normalise
 from utils.data.image_set import ImageSet
-from utils.data.sources import load_images
+from utils.data.sources import Parts, load_images
 from utils.runtime.device import Compute
+from utils.runtime.errors import UserError
 
 VAL_SHARE = 0.1  # of the training images, held out where the user names no number: 5,000 of CIFAR's
 EVAL_BATCH = {"cpu": 250, "cuda": 2000}  # images of 32x32 pixels
@@ -59,21 +60,29 @@ def evaluation_batches(image_set: ImageSet, normalise: Normalise) -> Batches:
     return Batches(image_set, normalise, max(1, pixels // image_set.image_size**2))
 
 
-def load_parts(config) -> tuple[ImageSet, ImageSet]:
-    """The training and the test images that `dataset`, `data_dir`, `image_size`, `limit` of `config` name."""
-    train, test = load_images(config.dataset, config.data_dir, config.image_size)
-    if config.limit is not None:
-        train, test = train.first(config.limit), test.first(config.limit)
-    return train, test
+def load_parts(config) -> Parts:
+    """The parts that `dataset`, `data_dir`, `image_size`, `limit`, `skip_bad_images` of `config` name."""
+    skip = getattr(config, "skip_bad_images", False)  # the settings of an earlier run may not have it
+    parts = load_images(
+        config.dataset, config.data_dir, config.image_size, limit=config.limit, skip_bad_images=skip
+    )
+    if config.limit is None:
+        return parts
+    first = {name: getattr(parts, name) for name in ("train", "test", "val")}
+    return parts._replace(**{name: part and part.first(config.limit) for name, part in first.items()})
 
 
 def load_dataset(config, compute: Compute) -> Dataset:
     """Load the images, hold out `config.val_size` for validation, move all of them to the device."""
-    train, test = load_parts(config)
+    train, test, val, _ = load_parts(config)
     val_size = config.val_size
+    if val is not None and val_size:
+        hint = "leave --val-size out, or --val-size 0 for no validation"
+        raise UserError("the images have a validation part of their own: --val-size cannot hold out more", hint)
     if val_size is None:
         val_size = round(VAL_SHARE * len(train))
-    train, val = train.split(val_size)
+    if val is None or val_size == 0:
+        train, val = train.split(val_size)
     normalise, parts = Normalise(*train.mean_and_std()), {"data": train, "val_data": val, "test_data": test}
     fingerprints = {name: part.fingerprint() for name, part in parts.items() if part is not None}
     on_device = [part.to(compute.device) if part is not None else None for part in parts.values()]

@@ -17,6 +17,7 @@ from utils.runtime.checkpoint import BuildModel, load_checkpoint, restore_networ
 from utils.runtime.device import Compute
 from utils.runtime.errors import UserError
 from utils.runtime.identity import Identity
+from utils.runtime.weights import fit_weights
 
 QUICK = 500  # images of a quick measurement
 
@@ -55,8 +56,12 @@ def load_teacher(
     images. Raises UserError for a teacher of other classes or another image size, or a file that is none.
     """
     checkpoint = load_checkpoint(path, plain=True)
-    if "model_name" not in checkpoint:
-        checkpoint |= dataset.describe() | {"model_name": name}
+    if "format" not in checkpoint:  # of another program
+        network, classes = build_model(name, dataset.train.num_classes), dataset.train.num_classes
+        weights = fit_weights(path, checkpoint["model"], network.state_dict(), f"a {name} of {classes} classes")
+        for note in (*checkpoint["notes"], *weights.notes):
+            print(f"note: {path}: {note}", file=sys.stderr)
+        checkpoint = dataset.describe() | {"model_name": name, "model": weights.tensors}
     for key, value in (("class_names", list(dataset.train.class_names)), ("image_size", dataset.train.image_size)):
         if checkpoint[key] != value:
             hint = "train a teacher on this dataset, or name another --teacher-checkpoint"

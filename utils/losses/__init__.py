@@ -10,16 +10,21 @@ METHODS = {
     "fitnet": "FitNet",
 }
 
-__all__ = ["METHODS", "Outputs", "build_method"]
+__all__ = ["METHODS", "Outputs", "build_method", "resolve_method"]
+
+
+def resolve_method(spec: str, **overrides: float):
+    """The class of a method and all of its settings, a `utils.losses.spec.MethodSpec`; imports torch when called.
+
+    `spec` is a text such as `dkd` or `dkd:beta=2,temperature=1`; `overrides` replace settings that the method has
+    and the text does not name. Raises ValueError, in one line that names the fix, for an unknown name, an unknown
+    setting or a value out of range.
+    """
+    from utils.losses import spec as specs
+
+    return specs.resolve_method(spec, **overrides)
 
 
 def build_method(spec: str, label_smoothing: float = 0.0, **overrides: float):
-    """A method from its spec, such as `dkd` or `dkd:beta=2,temperature=1`.
-
-    `overrides` replace settings that the method has and the spec does not name; `label_smoothing` is that of its
-    cross-entropy. Raises ValueError, in one line that names the fix, for an unknown name, an unknown setting
-    or a value out of range.
-    """
-    from utils.losses.spec import resolve_method
-
+    """A method from its spec, see `resolve_method`; `label_smoothing` is that of its cross-entropy."""
     return resolve_method(spec, **overrides).build(label_smoothing)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.reporting.curves import plot_heat_map
-from utils.reporting.table import spread
+from utils.reporting.format import markdown_table, spread
 from utils.runtime.files import write_text
 from utils.runtime.identity import SWEPT, Identity
 from utils.runtime.run_dir import RunDir
@@ -52,12 +52,12 @@ def _part(folder: Path, identity: Identity, config: dict[str, Any]) -> list[str]
     network, data, method = identity["network"], config["data"], identity["method"]
     best = " ".join(f"{FLAGS[name]} {value:g}" for name, value in zip(names, ranked[0], strict=True))
     print(f"best in validation: {method} {best} with {means[ranked[0]]:.2f} %")
-    rows = []
-    for point in ranked:
-        cells = *(f"{value:g}" for value in point), spread(accuracies[point]), f"{len(accuracies[point])}"
-        rows.append(f"| {' | '.join(cells)} |")
-    head = " | ".join({"temperature": "T"}.get(name, name) for name in names)
-    table = [f"| {head} | validation top-1 (%) | seeds |", "|--:" * (len(names) + 2) + "|"]
+    columns = [{"temperature": "T"}.get(name, name) for name in names]
+    rows = [
+        dict(zip(columns, (f"{value:g}" for value in point), strict=True))
+        | {"validation top-1 (%)": spread(accuracies[point]), "seeds": f"{len(accuracies[point])}"}
+        for point in ranked
+    ]
     part = [f"# {' and '.join(names).capitalize()} of {identity.label} for {network} on {folder.parent.name}"]
     if len(names) == 2:
         plot = folder / ("heatmap.png" if method == "kd" else f"heatmap-{method}.png")
@@ -69,7 +69,7 @@ def _part(folder: Path, identity: Identity, config: dict[str, Any]) -> list[str]
     flag = "--kd True" if method == "kd" else f"--kd True --method {method}"
     return [
         *part,
-        "\n".join([*table, *rows]),
+        markdown_table(rows),
         f"Accuracy after the last epoch, ± standard deviation over seeds, on {data['val']:,} images held out from "
         f"training, which had {data['train']:,}. The test images were not used. The best of many is a little "
         "better than it will be elsewhere.",

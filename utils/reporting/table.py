@@ -1,7 +1,6 @@
 """The page of a dataset, `results/<dataset>/README.md`: the table of all finished runs, and their plots."""
 
 import re
-import statistics
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -9,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from utils.reporting.curves import plot_comparison
+from utils.reporting.format import GAIN, markdown_table, row_cells
 from utils.reporting.statistics import Gain, paired_gain, summarise_gain
 from utils.runtime.errors import UserError
 from utils.runtime.files import write_text
 from utils.runtime.identity import SEED, Identity
 from utils.runtime.run_dir import ROLES, RunDir
+
+COLUMNS = ("parameters", "top-1 (%)", "top-5 (%)", "epochs", "seconds", GAIN)
 
 
 @dataclass
@@ -34,6 +36,10 @@ class Row:
     @property
     def title(self) -> str:
         return self.identity.title() + self.note
+
+    def settings(self, *without: str) -> dict[str, Any]:
+        """What its identity is, but for the names in `without`."""
+        return {name: value for name, value in self.identity.values.items() if name not in without}
 
     def values(self, key: str) -> list[float]:
         return [test[key] for test in self.tests.values()]
@@ -60,28 +66,13 @@ def write_report(dataset_dir: Path) -> Path:
 def table(rows: list[Row]) -> str:
     """The table in Markdown; accuracies are percent on the test images after the last epoch."""
     several = any(len(row.tests) > 1 for row in rows)
-    lines = [
-        "| model | parameters | top-1 (%) | top-5 (%) | epochs | seconds | gain over the student alone |",
-        "|:--|--:|--:|--:|--:|--:|--:|",
-    ]
+    lines = []
     for row in rows:
-        test = next(iter(row.tests.values()))
         seeds = f" ({len(row.tests)} seed{'s' * (len(row.tests) > 1)})" if several else ""
-        cells = (
-            row.title + seeds,
-            f"{test['parameters']:,}",
-            f"**{spread(row.values('top1'))}**",
-            spread(row.values("top5")),
-            f"{test['epoch']}",
-            _seconds(statistics.mean(row.seconds())),
-            gain(row, rows),
-        )
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def _seconds(value: float) -> str:
-    return f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
+        cells = row_cells(list(row.tests.values()), row.seconds(), paired(row, rows))
+        cells["top-1 (%)"] = f"**{cells['top-1 (%)']}**"
+        lines.append({"model": row.title + seeds} | {title: cells[title] for title in COLUMNS})
+    return markdown_table(lines)
 
 
 def read_rows(dataset_dir: Path, hint: str = "python train.py --all") -> list[Row]:
@@ -119,13 +110,6 @@ def _order(row: Row) -> tuple:
     return ROLES.index(identity["role"]), identity.get("method", ""), temperature, row.name
 
 
-def spread(values: Sequence[float], digits: int = 2) -> str:
-    """The mean of the seeds ± their standard deviation."""
-    if len(values) == 1:
-        return f"{values[0]:.{digits}f}"
-    return f"{statistics.mean(values):.{digits}f} ± {statistics.stdev(values):.{digits}f}"
-
-
 def finished_runs(dataset_dir: Path, hint: str) -> list[RunDir]:
     """The run directories that the table is made from, teachers first; see `read_rows`."""
     rows = read_rows(dataset_dir, hint)
@@ -144,26 +128,18 @@ def paired(row: Row, rows: Iterable[Row]) -> Gain | None:
     return None
 
 
-def gain(row: Row, rows: Iterable[Row]) -> str:
-    """The gain in points, ± its standard deviation over seeds; empty where there is nothing to compare with."""
-    found = paired(row, rows)
-    if found is None:
-        return ""
-    return f"{found.mean:+.2f}" + (f" ± {found.sd:.2f}" if found.sd is not None else "")
-
-
 def summarise_gains(rows: Sequence[Row]) -> list[str]:
-    """A sentence for each taught student: whether it gains, and how surely."""
-    taught = [row for row in rows if row.identity["role"] == "kd"]
-    several = len({row.identity["network"] for row in taught}) > 1
+    """A sentence for each distilled student: whether it gains, and how surely."""
+    distilled = [row for row in rows if row.identity["role"] == "kd"]
+    several = len({row.identity["network"] for row in distilled}) > 1
     sentences = []
-    for row in taught:
-        found = paired(row, rows)
+    for row in distilled:
+        gain = paired(row, rows)
+        label, title = row.identity.label, row.identity.method_title()
         of = f" of {row.identity['network']}" if several else ""
-        method, rest = row.identity.label, row.identity.method_title().removeprefix(row.identity.label)
-        name = f"{method}{of}{rest}{row.note}"
-        if found is not None:
-            sentences.append(summarise_gain(name, found))
+        name = f"{label}{of}{title.removeprefix(label)}{row.note}"
+        if gain is not None:
+            sentences.append(summarise_gain(name, gain))
         else:
             sentences.append(f"{name}: no student alone with the same recipe to compare with")
     return sentences

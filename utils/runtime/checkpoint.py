@@ -1,6 +1,5 @@
-"""Networks in files: one dict of tensors and plain values, checked when it is read ."""
+"""Networks in files: one dict of tensors and plain values, checked when it is read."""
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from utils.runtime.files import DamagedFile, leaves, read_tensors, sha256_of, write_tensors
+from utils.runtime.errors import printable
+from utils.runtime.files import DamagedFile, Unread, leaves, read_tensors, sha256_of, write_tensors
+from utils.runtime.weights import find_weights, read_content
 
 BuildModel = Callable[[str, int], nn.Module]  # (name, number of classes) -> network
 FORMAT = 2  # 1: the settings of a run and the paths of its data in one dict
@@ -56,15 +57,15 @@ def map_tensors(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
 def load_checkpoint(path: Path, plain: bool = False) -> dict[str, Any]:
     """Read and check a checkpoint. Raises OSError where there is none, DamagedFile for anything else.
 
-    With `plain`, the plain state_dict of another program passes too, as {"model": weights}; the prefixes that
-    DataParallel (`module.`) and torch.compile (`_orig_mod.`) leave are taken off.
+    With `plain`, a file of another program passes too, as {"model": its weights as they are, "notes": lines}:
+    without a "format", and for `fit_weights`.
     """
-    content = read_tensors(path)
+    content = read_content(path) if plain else read_tensors(path)
     version = content.get("format")
-    weights = content.get("state_dict", content)
-    if plain and version is None and _is_plain(weights):
-        content = {"model": {re.sub(r"^((module|_orig_mod)\.)+", "", name): t for name, t in weights.items()}}
-    elif version not in (1, FORMAT):
+    if plain and not isinstance(version, int):
+        weights = find_weights(path, content)
+        return {"model": weights.tensors, "notes": weights.notes}
+    if version not in (1, FORMAT):
         if isinstance(version, int) and version > FORMAT:
             raise DamagedFile(f"{path} has format {version}, this program reads {FORMAT}", "update this program")
         raise DamagedFile(f"{path} is no checkpoint of this program", "name a last.pt or best.pt")
@@ -80,8 +81,12 @@ def load_checkpoint(path: Path, plain: bool = False) -> dict[str, Any]:
         if not isinstance(content["config"].get("identity"), dict):
             raise DamagedFile(f"{path} is no whole checkpoint: it does not tell the settings of its run")
     for name, leaf in leaves(content):
+        if isinstance(leaf, Unread):
+            raise DamagedFile(f"{path} holds Python objects, in {printable(name, 80)}", "use another copy")
         if isinstance(leaf, Tensor) and leaf.is_floating_point() and not leaf.isfinite().all():
-            raise DamagedFile(f"{path} has values that are not finite, in {name}", "use an earlier checkpoint")
+            raise DamagedFile(
+                f"{path} has values that are not finite, in {printable(name, 80)}", "use an earlier checkpoint"
+            )
     return content
 
 

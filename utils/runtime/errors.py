@@ -1,4 +1,18 @@
-"""Failures that a user can mend."""
+"""Failures that a user can mend, and texts of others that are safe to print."""
+
+import unicodedata
+
+
+def printable(text: object, limit: int | None = None) -> str:
+    """The first `limit` characters of `text`, with control characters, line breaks and invisible ones written out.
+
+    So that names in files and messages of other programs can neither steer a terminal nor pretend to be another
+    line: an escape becomes the four characters `\\x1b`.
+    """
+    return "".join(
+        letter if letter.isprintable() or unicodedata.category(letter) == "Zs" else ascii(letter)[1:-1]
+        for letter in str(text)[:limit]
+    )
 
 
 class UserError(Exception):

@@ -4,19 +4,21 @@ import errno
 import glob
 import hashlib
 import os
+import re
 import sys
 import time
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
 
-from utils.runtime.errors import UserError
+from utils.runtime.errors import UserError, printable
+from utils.runtime.file_kind import LEGACY, TORCH, identify
 
 SUFFIX = ".tmp"
 STALE_AFTER = 3600  # seconds in which any living process has finished its file
@@ -93,76 +95,125 @@ def write_tensors(path: Path, content: dict[str, Any]) -> None:
             raise
 
 
-def read_tensors(path: Path, mmap: bool = False) -> dict[str, Any]:
+def read_tensors(path: Path, mmap: bool = False, foreign: bool = False) -> dict[str, Any]:
     """Read a dict of tensors and plain values; nothing in the file can run code (`weights_only=True`).
 
-    Damage is found before and after loading: by the CRC of each part of the archive, by tensors that claim more
-    than the file holds, and by the checksum, where `write_tensors` put one (`torch.load` alone accepts a flipped
-    bit in a weight). Raises OSError where there is nothing to read, DamagedFile for anything that is not whole.
+    Damage is found by the checksum that `write_tensors` puts in, or else by the CRC of each part of the archive
+    (`torch.load` alone accepts a flipped bit in a weight), and by tensors that claim more than the file holds.
+    With `foreign`, files of other programs are read too: torch's format from before 1.6, and harmless objects
+    beside the tensors, each as an `Unread`. Raises OSError where there is nothing to read, DamagedFile for
+    anything else.
     """
-    _require_whole_archive(path)
+    kind = identify(path)
+    if kind is not TORCH and not (foreign and kind is LEGACY):
+        raise DamagedFile(f"{path} is {kind.what}", kind.hint or COPY)
+    if kind is TORCH:
+        _require_stored(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except LOAD_ERRORS as error:
-        raise DamagedFile(f"{path} is damaged or not a file of tensors ({_one_line(error)})", COPY) from error
+        content = _load(path, mmap, [(Unread, name) for name in HARMLESS] if foreign else [])
+    except DamagedFile:
+        if kind is TORCH:
+            _require_crc(path)  # the better reason
+        raise
     if not isinstance(content, dict):
         raise DamagedFile(f"{path} holds a {type(content).__name__}, not a dict", COPY)
     _require_plausible(path, content)
     expected = content.pop(CHECKSUM, None)
-    if expected is not None and expected != checksum(content):
+    if expected is None:
+        if kind is TORCH:
+            _require_crc(path)
+    elif expected != checksum(content):
         raise DamagedFile(f"{path} is damaged: its content does not match its checksum", COPY)
     return content
 
 
+class Unread:
+    """Stands for an object that a file holds beside its tensors: no code of its class has run."""
+
+    def __new__(cls, *_arguments: Any) -> "Unread":
+        return object.__new__(cls)
+
+    def __init__(self, *_arguments: Any):
+        pass
+
+    def __setstate__(self, _state: Any) -> None:
+        pass
+
+
 CHECKSUM = "checksum"
 COPY = "use another copy, or make it again"
-# What torch.load raises for files that it cannot make sense of.
-LOAD_ERRORS = (
-    UnpicklingError,
-    RuntimeError,
-    EOFError,
-    ValueError,
-    KeyError,
-    IndexError,
-    TypeError,
-    AttributeError,
+SAVE = "save its tensors alone, in its own program: torch.save(model.state_dict(), 'weights.pt')"
+# What training scripts commonly save beside the weights: figures of NumPy, and the command line.
+HARMLESS = (
+    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
+    *("numpy.dtype", "numpy.ndarray", "argparse.Namespace", "pathlib.PosixPath", "pathlib.WindowsPath"),
 )
-LOAD_ERRORS += (OverflowError, AssertionError, ImportError)
+TIMES = 8  # by which tensors that share memory may exceed the file
 
 
-def _require_whole_archive(path: Path) -> None:
-    """Check the archive that `torch.save` writes: stored parts, each with its CRC."""
+def _load(path: Path, mmap: bool, allowed: list[Any]) -> Any:
     try:
-        with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
-            if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
-                raise DamagedFile(f"{path} is compressed, as torch.save never does", COPY)
-            broken = archive.testzip()
-    except (zipfile.BadZipFile, RuntimeError, EOFError, ValueError, NotImplementedError) as error:
-        what = (
-            "is empty" if path.stat().st_size == 0 else f"is damaged or not a file of tensors ({_one_line(error)})"
-        )
-        raise DamagedFile(f"{path} {what}", COPY) from error
+        # An open file, because torch goes by the name of a path; for mmap it must be the path.
+        with open(path, "rb") as file, warnings.catch_warnings(), torch.serialization.safe_globals(allowed):
+            warnings.simplefilter("ignore")
+            source = str(path) if mmap else file
+            return torch.load(source, map_location="cpu", weights_only=True, mmap=mmap)
+    except OSError:
+        raise
+    except Exception as error:  # a crafted file makes torch.load raise anything
+        name = re.search(r"GLOBAL (\S+)", str(error))
+        if name:
+            what = f"{path} holds Python objects ({printable(name[1], 80)}), not only tensors"
+            raise DamagedFile(what, SAVE) from error
+        reason = re.sub(r"(?s).*WeightsUnpickler error:|\s+", " ", str(error)).strip()
+        what = f"{path} is damaged or not a file of tensors ({printable(reason, 120)})"
+        raise DamagedFile(what, COPY) from error
+
+
+@contextmanager
+def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
+    """The zip archive that `torch.save` writes; what is wrong with it raises DamagedFile."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            yield archive
+    except (zipfile.BadZipFile, RuntimeError, EOFError, ValueError) as error:
+        raise DamagedFile(f"{path} is damaged ({printable(error, 120)})", COPY) from error
     except OSError as error:
         if error.errno != errno.EINVAL:  # a damaged directory points before the start of the file
             raise
-        raise DamagedFile(f"{path} is damaged or not a file of tensors", COPY) from error
+        raise DamagedFile(f"{path} is damaged", COPY) from error
+
+
+def _require_stored(path: Path) -> None:
+    """Check that no small file unfolds into a big one."""
+    with _archive(path) as archive:
+        if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
+            raise DamagedFile(f"{path} is compressed, as torch.save never does", COPY)
+
+
+def _require_crc(path: Path) -> None:
+    with _archive(path) as archive:
+        broken = archive.testzip()
     if broken is not None:
-        raise DamagedFile(f"{path} is damaged in {broken}", COPY)
+        raise DamagedFile(f"{path} is damaged in {printable(broken, 80)}", COPY)
 
 
 def _require_plausible(path: Path, content: dict[str, Any]) -> None:
     """Refuse what could not have come from so small a file, before anything of that size is made."""
-    size = path.stat().st_size
-    for number, (name, leaf) in enumerate(leaves(content)):
-        claims = leaf.numel() * leaf.element_size() if isinstance(leaf, Tensor) else number
-        if claims > size:
-            raise DamagedFile(f"{path} is damaged: {name} claims more than the file holds", COPY)
-        if isinstance(leaf, Tensor) and (leaf.layout != torch.strided or leaf.device.type != "cpu"):
-            raise DamagedFile(f"{path} is damaged: {name} is no plain tensor", COPY)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:120]
+    size, claims = path.stat().st_size, 0
+    try:
+        for name, leaf in leaves(content):
+            claims += 1
+            if isinstance(leaf, Tensor):
+                if leaf.layout != torch.strided or leaf.device.type != "cpu":
+                    raise DamagedFile(f"{path} is damaged: {printable(name, 80)} is no plain tensor", COPY)
+                claims += leaf.numel() * leaf.element_size()
+            if claims > TIMES * size:
+                raise DamagedFile(
+                    f"{path} is damaged: {printable(name, 80)} claims more than the file holds", COPY
+                )
+    except RecursionError as error:
+        raise DamagedFile(f"{path} is damaged: {error}", COPY) from error
 
 
 def checksum(content: Any) -> str:
@@ -177,7 +228,7 @@ def checksum(content: Any) -> str:
 def leaves(value: Any, name: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
     """All tensors and plain values in nested dicts, lists and tuples, each with its path."""
     if depth > 20:
-        raise DamagedFile("a file of tensors is nested in itself", COPY)
+        raise RecursionError("it is nested in itself")
     if isinstance(value, (dict, list, tuple)):
         yield name, f"{type(value).__name__} of {len(value)}"
         items = value.items() if isinstance(value, dict) else enumerate(value)

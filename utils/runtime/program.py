@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Callable
 
-from utils.runtime.errors import Interrupted, UserError
+from utils.runtime.errors import Interrupted, UserError, printable
 
 # How long OpenMP's threads (libgomp, in torch's CPU builds) turn idle before they sleep. Its default is for a
 # machine of one's own: beside another busy torch process on two cores, an epoch of cnn_tiny that takes 1.5 s alone
@@ -74,4 +74,4 @@ def run(main: Callable[[list[str]], None], argv: list[str]) -> int:
 
 def _one_line(_kind, error: BaseException, _traceback) -> None:
     what, hint = describe(error)
-    print(f"error: {what} (hint: {hint})" if hint else f"error: {what}", file=sys.stderr)
+    print(printable(f"error: {what} (hint: {hint})" if hint else f"error: {what}"), file=sys.stderr)

@@ -1,10 +1,15 @@
 """Where images come from, and the registry that `--dataset` chooses from."""
 
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
-# name -> the module of this package whose `load(name, data_dir, image_size)` returns the training and the
-# test ImageSet. Modules are imported when they are used: the names alone cost no import of torch.
+if TYPE_CHECKING:
+    from utils.data.image_set import ImageSet
+
+# name -> the module of this package whose `load(request)` returns the Parts. Modules are imported when they are
+# used: the names alone cost no import of torch.
 SOURCES = {
     "cifar10": "cifar",
     "cifar100": "cifar",
@@ -13,10 +18,34 @@ SOURCES = {
 }
 
 
-def load_images(name: str, data_dir: str | Path, image_size: int = 32):
-    """Return the (training, test) ImageSet of dataset `name`.
+@dataclass(frozen=True)
+class Request:
+    """What is asked of a source; it may pass over what does not concern it, and may return more than `limit`."""
 
-    Raises KeyError for a name that is not in `SOURCES`, UserError for images that are not there or are broken.
+    name: str
+    data_dir: Path
+    image_size: int = 32
+    limit: int | None = None  # images of each part, equally of all classes
+    skip_bad_images: bool = False
+
+
+class Parts(NamedTuple):
+    """What a source returns: its validation part where it has one of its own, and remarks on the images."""
+
+    train: "ImageSet"
+    test: "ImageSet"
+    val: "ImageSet | None" = None
+    notes: tuple[str, ...] = ()
+
+
+def load_images(name: str, data_dir: str | Path, image_size: int = 32, **more) -> Parts:
+    """Return the images of dataset `name`; `more` are the other fields of `Request`.
+
+    Prints each note in a line. Raises KeyError for a name that is not in `SOURCES`, UserError for images that are
+    not there or are broken.
     """
     module = import_module(f"utils.data.sources.{SOURCES[name]}")
-    return module.load(name, Path(data_dir), image_size)
+    parts = module.load(Request(name, Path(data_dir), image_size, **more))
+    for note in parts.notes:
+        print(f"note: {note}", flush=True)
+    return parts

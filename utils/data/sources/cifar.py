@@ -1,19 +1,21 @@
-"""CIFAR-10 and CIFAR-100 (Krizhevsky, 2009) through torchvision, which downloads them and checks them."""
+"""CIFAR-10 and CIFAR-100 (Krizhevsky, 2009) through torchvision, which downloads them and checks their MD5."""
 
 import http.client
+import os
 import socket
-from pathlib import Path
 
 import torch
 
 from utils.data.image_set import ImageSet
+from utils.data.sources import Parts, Request
 from utils.runtime.errors import UserError
 
 TIMEOUT = 30  # seconds without an answer, after which a server counts as gone
 
 
-def load(name: str, data_dir: Path, _image_size: int) -> tuple[ImageSet, ImageSet]:
-    """Load the official archive from `data_dir`, after downloading it there if it is missing."""
+def load(request: Request) -> Parts:
+    """Load the official archive from the data folder, after downloading it there if it is missing."""
+    name, data_dir = request.name, request.data_dir
     datasets = _torchvision_datasets()
     kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
     previous = socket.getdefaulttimeout()
@@ -21,16 +23,18 @@ def load(name: str, data_dir: Path, _image_size: int) -> tuple[ImageSet, ImageSe
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
         # Both parts are in one archive, so the second finds what the first one fetched.
-        train, test = (_checked(kind)(str(data_dir), train=train, download=True) for train in (True, False))
+        train, test = (kind(str(data_dir), train=train, download=True) for train in (True, False))
     except (OSError, RuntimeError, http.client.HTTPException) as error:
+        # torchvision unpacks again where images are damaged, but not where the class names are.
+        instead = f" in place of {kind.base_folder}/" if os.path.exists(data_dir / kind.base_folder) else ""
         raise UserError(
-            f"{name} is not in {data_dir} and could not be fetched ({' '.join(str(error).split())})",
-            f"try again, or put {kind.filename} (MD5 {kind.tgz_md5}) from {kind.url} into {data_dir}/, "
+            f"{name} is not whole in {data_dir} and could not be fetched ({' '.join(str(error).split())})",
+            f"try again, or put {kind.filename} (MD5 {kind.tgz_md5}) from {kind.url} into {data_dir}/{instead}, "
             "or use --dataset shapes, which needs no download",
         ) from error
     finally:
         socket.setdefaulttimeout(previous)
-    return _image_set(train), _image_set(test)
+    return Parts(_image_set(train), _image_set(test))
 
 
 def _image_set(dataset) -> ImageSet:
@@ -50,14 +54,3 @@ def _torchvision_datasets():
             "(for a CPU-only pair add --index-url https://download.pytorch.org/whl/cpu)",
         ) from error
     return datasets
-
-
-def _checked(kind):
-    from torchvision.datasets.utils import check_integrity
-
-    class Checked(kind):
-        def _check_integrity(self) -> bool:
-            names = Path(self.root, self.base_folder, self.meta["filename"])
-            return super()._check_integrity() and check_integrity(names, self.meta["md5"])
-
-    return Checked

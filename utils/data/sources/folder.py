@@ -1,167 +1,219 @@
-"""One's own images: `train/<class>/*` and `test/<class>/*`, decoded once and kept as one array."""
+"""One's own images: `train/<class>/...`, `test/<class>/...` and `val/<class>/...` where it is there, as arrays."""
 
-import hashlib
 import os
-import struct
 import sys
-import zlib
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 from tqdm import tqdm
 
 from utils.data.image_set import ImageSet
+from utils.data.sources import Parts, Request
+from utils.data.sources.decode import DECODER_ERRORS, decode_image, is_flattened, quiet_decoders
+from utils.data.sources.image_cache import ImageCache
+from utils.data.sources.scan import LAYOUT, Part, folders_in, listed, one_line, scan
 from utils.runtime.errors import UserError
-from utils.runtime.files import DamagedFile, read_tensors, write_tensors
+from utils.runtime.files import write_text
 
-LAYOUT = "expected train/<class>/<image> and test/<class>/<image> under --data-dir"
-DECODER = 1  # part of the key of a cache: raise it when the same files decode to other pixels
-# What Pillow's decoders raise for damaged files; each format has its own habits.
-DECODER_ERRORS = (OSError, SyntaxError, ValueError, RuntimeError, AttributeError, TypeError, LookupError, EOFError)
-DECODER_ERRORS += (ArithmeticError, AssertionError, struct.error, zlib.error, Image.DecompressionBombError)
-SHOWN = 20  # names of broken files in an error
-
-
-@dataclass(frozen=True)
-class Part:
-    """The image files of `train/` or `test/`, sorted, with the class that each belongs to."""
-
-    folder: Path
-    files: list[Path]
-    classes: list[str]  # of each file
-    key: str  # changes when a file is added, removed or written
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        return tuple(sorted(set(self.classes)))
+IMBALANCE = 10  # times as many images in one class as in another, from which on it is said
+LARGE_ARRAY = 1e9  # bytes
+NAMED = 5  # unreadable files in an error; all of them are in a file
+LIST_NAME = "unreadable-images.txt"
+LIST_HEADER = "# images that could not be read, and why"
 
 
-def load(_name: str, data_dir: Path, image_size: int) -> tuple[ImageSet, ImageSet]:
-    """Load both parts, each image resized to `image_size` pixels a side; classes are those of `train/`."""
-    train, test = (_scan(data_dir / name, image_size) for name in ("train", "test"))
-    unknown_args = sorted(set(test.class_names) - set(train.class_names))
-    if unknown_args:
-        raise UserError(f"{test.folder} has classes that {train.folder} lacks: {', '.join(unknown_args)}", LAYOUT)
+@dataclass
+class Problems:
+    """What decoding ran into: unreadable files with the reason, and files that became one colour."""
+
+    unreadable: list[tuple[Path, str]] = field(default_factory=list)
+    flattened: list[Path] = field(default_factory=list)
+
+
+def load(request: Request) -> Parts:
+    """Load the parts, each image resized to `image_size` pixels a side; classes are those of `train/`.
+
+    With `limit`, images are chosen before they are decoded. Unreadable images are an error that names a file with
+    all of them; with `skip_bad_images` they are left out.
+    """
+    listing, passed_over = scan(request.data_dir)
+    names = listing["train"].class_names
+    _check_classes(listing)
+    number = {name: index for index, name in enumerate(names)}
+    chosen = {name: _chosen(part, number, request.limit) for name, part in listing.items()}
+    _check_size(sum(map(len, chosen.values())), request)
+
+    problems, parts = Problems(), {}
+    for name, part in listing.items():
+        pixels, valid = _pixels(part, chosen[name], request.image_size, problems)
+        labels = torch.tensor([number[part.files[index].class_name] for index in chosen[name]])
+        whole = ImageSet(pixels, labels, names)
+        parts[name] = whole if valid.all() else whole.select(torch.from_numpy(valid.nonzero()[0]))
+    notes = [f"passed over in {request.data_dir}: {passed_over}"] if passed_over.counts else []
+    if problems.unreadable:
+        notes.append(_report_unreadable(problems.unreadable, sum(map(len, chosen.values())), request))
+    if problems.flattened:
+        paths = listed(map(str, problems.flattened), NAMED)
+        notes.append(
+            f"{len(problems.flattened)} decoded to nearly one colour, although the file has more: {paths}"
+        )
+    notes += _notes_on_classes(parts, listing)
+    return Parts(**parts, notes=tuple(notes))
+
+
+def _check_classes(listing: dict[str, Part]) -> None:
+    train = listing["train"]
     if len(train.class_names) < 2:
-        raise UserError(f"{train.folder} has only one class: {train.class_names[0]}", "two or more are needed")
-    number = {name: index for index, name in enumerate(train.class_names)}
-    broken: list[str] = []
-    pixels = [_pixels(part, image_size, broken) for part in (train, test)]
-    if broken:
-        more = f" and {len(broken) - SHOWN} more" if len(broken) > SHOWN else ""
-        count = len(train.files) + len(test.files)
-        what = f"{len(broken)} unreadable of {count} images: {', '.join(broken[:SHOWN])}{more}"
-        raise UserError(what, "mend them or remove them")
-    labels = [torch.tensor([number[name] for name in part.classes]) for part in (train, test)]
-    train_set, test_set = (ImageSet(*both, train.class_names) for both in zip(pixels, labels, strict=True))
-    return train_set, test_set
+        (name,) = train.class_names
+        what = f"{train.folder} has only one class: {name} ({len(train.files)} images)"
+        inside = folders_in(train.folder / name)
+        hint = (
+            f"if {listed(inside)} in it are the classes, move them up into {train.folder.name}/"
+            if inside
+            else LAYOUT
+        )
+        raise UserError(what, hint)
+    for part in listing.values():
+        unknown = sorted(set(part.class_names) - set(train.class_names))
+        if unknown:
+            raise UserError(f"{part.folder} has classes that {train.folder} lacks: {listed(unknown)}", LAYOUT)
 
 
-def _scan(folder: Path, image_size: int) -> Part:
-    """List the images of a part. Hidden files and files without an image's ending are passed over."""
-    if not folder.is_dir():
-        raise UserError(f"no folder {folder}", LAYOUT)
-    kinds = Image.registered_extensions()  # which also fills Image.OPEN; .mpo is opened as the JPEG that it is
-    endings = {ending for ending, kind in kinds.items() if kind in Image.OPEN} | {".mpo"}
-    digest = hashlib.sha256(f"{DECODER} {image_size}".encode())
-    files, classes, empty = [], [], []
-    for class_dir in sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != "."):
-        entries = sorted(os.scandir(class_dir), key=lambda entry: entry.name)
-        entries = [
-            e for e in entries if e.name[0] != "." and Path(e.name).suffix.lower() in endings and e.is_file()
-        ]
-        if not entries:
-            empty.append(class_dir.name)
-        for entry in entries:
-            state = entry.stat()
-            digest.update(os.fsencode(f"{class_dir.name}/{entry.name}\0{state.st_size}\0{state.st_mtime_ns}\0"))
-            files.append(Path(entry.path))
-            classes.append(class_dir.name)
-    if empty:
-        raise UserError(f"no images in {folder} for: {', '.join(empty)}", "add images or remove the empty folders")
-    if not files:
-        raise UserError(f"no images in {folder}", LAYOUT)
-    return Part(folder, files, classes, digest.hexdigest())
+def _chosen(part: Part, number: dict[str, int], limit: int | None) -> list[int]:
+    """The indices of the files that `limit` leaves."""
+    indices = torch.arange(len(part.files))
+    if limit is None:
+        return indices.tolist()
+    # The one rule for this, applied to indices in place of images.
+    labels = torch.tensor([number[file.class_name] for file in part.files])
+    return ImageSet(indices, labels, tuple(number)).first(limit).images.tolist()
 
 
-def _pixels(part: Part, image_size: int, broken: list[str]) -> Tensor:
-    """The images of a part, uint8 [N, image_size, image_size, 3], from the cache if that is current.
+def _check_size(count: int, request: Request) -> None:
+    """State what a large array takes, before anything is decoded; refuse what cannot fit."""
+    size = request.image_size
+    needed = count * size**2 * 3
+    if needed < LARGE_ARRAY:
+        return
+    memory = _physical_memory()
+    what = (
+        f"{count} images of {size}x{size} pixels take {needed / 1e9:.1f} GB of memory, and of disk for the cache"
+    )
+    if memory and needed > memory:
+        hint = "a smaller --image-size takes less by its square; --limit takes fewer images"
+        raise UserError(f"{what}; this machine has {memory / 1e9:.1f} GB of memory", hint)
+    print(f"note: {what} (a smaller --image-size takes less by its square)", flush=True)
 
-    Unreadable files are added to `broken`, each with the reason, and nothing is cached.
+
+def _physical_memory() -> int:
+    """Bytes, or 0 where the system does not tell."""
+    with suppress(AttributeError, ValueError, OSError):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return 0
+
+
+def _pixels(part: Part, chosen: list[int], size: int, problems: Problems) -> tuple[Tensor, np.ndarray]:
+    """The chosen images of a part, uint8 [N, size, size, 3], and which of them are valid, bool [N].
+
+    What the cache lacks is decoded and added to it, also where other files are unreadable or the user stops.
     """
-    cache = part.folder.parent / f".{part.folder.name}-{image_size}px.pt"
-    pixels = _read_cache(cache, part, image_size)
-    if pixels is not None:
-        return pixels
-    pixels, unreadable = _decode(part, image_size)
-    broken += unreadable
-    if not unreadable:
-        try:
-            write_tensors(cache, {"key": part.key, "images": pixels})
-        except OSError as error:
-            print(f"warning: no image cache, every start decodes: {cache}: {error.strerror}", file=sys.stderr)
-    return pixels
-
-
-def _read_cache(cache: Path, part: Part, image_size: int) -> Tensor | None:
-    """The cached images, memory-mapped, or None if there are none, files have changed or the cache is damaged."""
-    if not cache.exists():
-        return None
-    shape = (len(part.files), image_size, image_size, 3)
+    cache = ImageCache(part, size)
+    cached, rows = cache.read()
+    wanted = rows[chosen]
+    valid = wanted >= 0
+    if valid.all():
+        in_order = len(cached) == len(chosen) and (wanted == np.arange(len(chosen))).all()
+        return cached if in_order else cached[torch.from_numpy(wanted)], valid
+    pixels = torch.empty(len(chosen), size, size, 3, dtype=torch.uint8)
+    if valid.any():
+        pixels[torch.from_numpy(valid)] = cached[torch.from_numpy(wanted[valid])]
+    missing = (~valid).nonzero()[0]
     try:
-        content = read_tensors(cache, mmap=True)
-        if content.get("key") != part.key:
-            return None
-        pixels = content.get("images")
-        if isinstance(pixels, Tensor) and pixels.dtype == torch.uint8 and pixels.shape == shape:
-            return pixels
-    except DamagedFile:
-        pass
-    print(f"note: {cache} is damaged and is made again", file=sys.stderr)
-    return None
+        _decode(
+            part, {index: part.files[chosen[index]].path for index in missing}, pixels.numpy(), valid, problems
+        )
+    finally:
+        if valid[missing].any():
+            others = np.setdiff1d((rows >= 0).nonzero()[0], chosen)  # cached, and not part of this run
+            more = [cached[torch.from_numpy(rows[others])]] if len(others) else []
+            keys = np.concatenate([cache.keys[chosen] * valid[:, None], cache.keys[others]])
+            cache.write(torch.cat([pixels, *more]) if more else pixels, keys)
+    return pixels, valid
 
 
-def _decode(part: Part, image_size: int) -> tuple[Tensor, list[str]]:
-    """Decode all images of a part in parallel: the pixels, and the unreadable files with their reasons."""
-    pixels = torch.empty(len(part.files), image_size, image_size, 3, dtype=torch.uint8)
-    target = pixels.numpy()
+def _decode(part: Part, paths: dict[int, Path], pixels: np.ndarray, valid: np.ndarray, problems: Problems) -> None:
+    """Decode files in parallel, each into its row of `pixels`, and note in `valid` which rows are."""
+    size = pixels.shape[1]
 
-    def decode(index: int) -> str:
+    def decode(index: int) -> tuple[int, str, bool]:
         try:
-            target[index] = decode_image(part.files[index], image_size)
+            pixels[index] = decode_image(paths[index], size)
+            flat = is_flattened(paths[index], pixels[index])
         except DECODER_ERRORS as error:
-            return f"{part.files[index]} ({' '.join(str(error).split())})"
-        return ""
+            reason = " ".join(str(error).replace(repr(str(paths[index])), "").split()).rstrip(": ")
+            return index, reason or type(error).__name__, False
+        valid[index] = True
+        return index, "", flat
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes without holding Python's lock
-        results = pool.map(decode, range(len(part.files)))
-        label, quiet = f"decoding {part.folder}", not sys.stderr.isatty()
-        bar = tqdm(results, label, len(part.files), unit=" images", disable=quiet)
-        return pixels, [problem for problem in bar if problem]
+    pool = ThreadPoolExecutor(os.cpu_count())  # Pillow decodes without holding Python's lock
+    try:
+        with quiet_decoders():
+            results = pool.map(decode, paths)
+            label, quiet = f"decoding {part.folder}", not sys.stderr.isatty()
+            for index, reason, flat in tqdm(results, label, len(paths), unit=" images", disable=quiet):
+                if reason:
+                    problems.unreadable.append((paths[index], reason))
+                if flat:
+                    problems.flattened.append(paths[index])
+    finally:
+        pool.shutdown(cancel_futures=True)  # Ctrl-C need not wait for all of them
 
 
-def decode_image(path: Path, size: int) -> np.ndarray:
-    """Read any image that Pillow knows as uint8 [size, size, 3].
+def _report_unreadable(unreadable: list[tuple[Path, str]], count: int, request: Request) -> str:
+    """The note on files that are left out; raises UserError where they may not be."""
+    names = listed((f"{path} ({reason})" for path, reason in unreadable), NAMED)
+    what = f"{len(unreadable)} unreadable of {count} images: {names}"
+    where = f"; all are listed in {_write_list(unreadable, request.data_dir)}"
+    if not request.skip_bad_images:
+        raise UserError(f"{what}{where}", "replace them, or go on without them: --skip-bad-images True")
+    return f"left out {what}{where}"
 
-    Turned upright by its EXIF tag, transparent parts over white, 16-bit grey scaled to 8, cropped to its
-    central square and resized. Raises one of `DECODER_ERRORS` for a file that is no whole image.
-    """
-    with Image.open(path) as image:
-        image.draft("RGB", (2 * size, 2 * size))  # a JPEG of many megapixels decodes at a fraction of its size
-        image = ImageOps.exif_transpose(image)
-        if image.mode.startswith("I"):
-            image = Image.fromarray(
-                (np.asarray(image, dtype=np.float32) / 257).round().clip(0, 255).astype(np.uint8)
-            )
-        if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-            image = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        image = image.convert("RGB")
-        if image.size != (size, size):
-            image = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
-        return np.asarray(image)
+
+def _write_list(unreadable: list[tuple[Path, str]], data_dir: Path) -> Path:
+    """Write all unreadable files, one a line, beside the data or else into a new file of the temporary folder."""
+    lines = (f"{one_line(str(path))}\t{one_line(reason)}\n" for path, reason in unreadable)
+    text = f"{LIST_HEADER}\n{''.join(lines)}"
+    path = data_dir / LIST_NAME
+    with suppress(OSError):
+        if not os.path.lexists(path) or path.read_bytes().startswith(LIST_HEADER.encode()):  # not the user's own
+            write_text(path, text)
+            return path
+    with tempfile.NamedTemporaryFile("w", prefix="unreadable-images-", suffix=".txt", delete=False) as file:
+        path = Path(file.name)
+    path.write_bytes(text.encode(errors="surrogateescape"))
+    return path
+
+
+def _notes_on_classes(parts: dict[str, ImageSet], listing: dict[str, Part]) -> list[str]:
+    """What is said of classes that a part lacks and of strong imbalance; raises where `train/` lost a class."""
+    notes = []
+    for name, part in parts.items():
+        counts = part.labels.bincount(minlength=part.num_classes).tolist()
+        absent = [class_name for class_name, count in zip(part.class_names, counts, strict=True) if not count]
+        folder = listing[name].folder.name
+        if absent and (name == "train" or len(absent) == len(counts)):
+            raise UserError(f"no readable image in {listing[name].folder} for: {listed(absent)}", "add some")
+        if absent:
+            notes.append(f"{folder}/ has no images of: {listed(absent)}")
+        few, many = (counts.index(pick(counts)) for pick in (min, max))
+        if name == "train" and counts[many] > IMBALANCE * counts[few]:
+            extremes = " and ".join(f"{one_line(part.class_names[i])} {counts[i]}" for i in (many, few))
+            ratio = counts[many] / counts[few]
+            notes.append(f"{folder}/ is imbalanced: of its classes, {extremes} images ({ratio:.0f} to 1)")
+    return notes

@@ -6,13 +6,13 @@ distances (negative inside), so that edges are smooth without drawing anything l
 """
 
 import math
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from utils.data.image_set import ImageSet
+from utils.data.sources import Parts, Request
 
 SIZE = 32
 TRAIN, TEST = 6000, 4000
@@ -20,9 +20,9 @@ CHUNK = 200  # scenes drawn at once: what fits in a processor's cache
 CLASSES = ("disc", "ring", "square", "triangle", "pentagon", "star", "cross", "crescent", "heart", "arrow")
 
 
-def load(_name: str, _data_dir: Path, _image_size: int) -> tuple[ImageSet, ImageSet]:
+def load(_request: Request) -> Parts:
     """Draw the training and the test images; the same ones every time."""
-    return draw(TRAIN, seed=1), draw(TEST, seed=2)
+    return Parts(draw(TRAIN, seed=1), draw(TEST, seed=2))
 
 
 def draw(count: int, seed: int) -> ImageSet:

@@ -1,19 +1,19 @@
-"""What the page knows of a row of the table: its runs, and the analysis that was found of them."""
+"""What the page knows of a row of the table: its runs, and what their analysis.json files hold."""
 
+import base64
+import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from utils.reporting.page.plots import key
 from utils.reporting.table import Row
 from utils.runtime.errors import UserError
 from utils.runtime.run_dir import ANALYSIS, NUMBER, read_json
 
-MEASURE = "python test.py --all"
 # What the page reads of an analysis.json; a list names the kind of all its items.
 PERCENT = (NUMBER, type(None))
-SHAPE = {
+SCHEMA = {
     **dict.fromkeys(("multiply_adds", "file_bytes", "throughput_batch", "epoch"), int),
     **dict.fromkeys(("ece", "latency_ms", "throughput"), NUMBER),
     **dict.fromkeys(("device", "checkpoint"), str),
@@ -23,9 +23,18 @@ SHAPE = {
     "confused": [{"true": str, "predicted": str, "count": int, "share": NUMBER}],
     "mistakes": [{"index": int, "true": str, "predicted": str, "confidence": NUMBER}],
 }
-OF_TEACHER = dict.fromkeys(("agreement", "teacher_mistakes"), NUMBER)
-OF_TEACHER |= dict.fromkeys(("inherited", "corrected", "regressed"), PERCENT)  # None for a perfect teacher
-OF_BASELINE = {"per_class_gain": [PERCENT]}
+TEACHER = dict.fromkeys(("agreement", "teacher_mistakes"), NUMBER)
+TEACHER |= dict.fromkeys(("inherited", "corrected", "regressed"), PERCENT)  # None for a perfect teacher
+BASELINE = {"per_class_gain": [PERCENT]}
+
+
+class ClassResult(NamedTuple):
+    """Means over seeds; None for a class without images, and for the gain of a network without a teacher."""
+
+    name: str
+    top1: float | None  # percent
+    gain: float | None  # points over the student alone
+    share: float  # the gain as a share of the largest, -1 to 1
 
 
 @dataclass(frozen=True)
@@ -38,47 +47,68 @@ class Entry:
     analysis: dict[int, dict[str, Any]]  # by seed, the lowest first
 
     @property
-    def name(self) -> str:
-        """Its title with its marker, in HTML; a temperature stays on one line."""
-        return key(self.index) + text_of(self.row.title).replace(" = ", "&nbsp;=&nbsp;")
+    def title(self) -> str:
+        return self.row.title.replace(" = ", "\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}")
+
+    @property
+    def seed(self) -> int:
+        """The seed whose confusion and mistakes are shown."""
+        return min(self.analysis)
 
     @property
     def first(self) -> dict[str, Any]:
-        return next(iter(self.analysis.values()))
+        return self.analysis[self.seed]
 
-    def values(self, figure: str, part: str = "") -> list[Any]:
-        """A figure of each seed, from the top level or from its `part` "teacher" or "baseline"."""
-        found = [each[part] if part else each for each in self.analysis.values()]
-        return [each[figure] for each in found if each is not None]
+    def values(self, key: str, part: str = "") -> list[Any]:
+        """A value of each seed, from the top level or from its `part` "teacher" or "baseline"."""
+        parts = [each[part] if part else each for each in self.analysis.values()]
+        return [each[key] for each in parts if each is not None]
+
+    def image(self, name: str) -> str:
+        """A PNG of the seed that is shown, as a data URI; empty where it is missing."""
+        path = self.folder / f"seed{self.seed}" / name
+        return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}" if path.exists() else ""
+
+    def classes(self) -> list[ClassResult]:
+        """The best gain first, or the lowest accuracy where nothing was gained over; unknown ones last."""
+        top1 = _class_means(self.values("per_class"))
+        gains = _class_means(self.values("per_class_gain", "baseline"))
+        largest = max((abs(gain) for gain in gains if gain is not None), default=0) or 1
+        values = zip(self.first["class_names"], top1, gains or [None] * len(top1), strict=False)
+        classes = [ClassResult(name, accuracy, gain, (gain or 0) / largest) for name, accuracy, gain in values]
+        column, sign = (2, -1) if gains else (1, 1)
+        return sorted(classes, key=lambda one: (one[column] is None, sign * (one[column] or 0)))
+
+
+def _class_means(seeds: Sequence[Sequence[float | None]]) -> list[float | None]:
+    known = ([value for value in values if value is not None] for values in zip(*seeds, strict=False))
+    return [statistics.mean(values) if values else None for values in known]
 
 
 def read_entry(index: int, row: Row, folder: Path) -> Entry:
+    """Raises UserError for a damaged analysis.json."""
     paths = {seed: folder / f"seed{seed}" / ANALYSIS for seed in sorted(row.tests)}
     return Entry(index, row, folder, {seed: _read(path) for seed, path in paths.items() if path.exists()})
 
 
 def _read(path: Path) -> dict[str, Any]:
-    damaged = UserError(f"{path} is damaged", f"remove it, then {MEASURE} writes it again")
+    damaged = UserError(f"{path} is damaged", "remove it, then python test.py --all writes it again")
     try:
-        found = read_json(path)
+        analysis = read_json(path)
     except UserError as error:
         raise damaged from error
-    if not _fits(found, SHAPE):
+    if not _fits(analysis, SCHEMA):
         raise damaged
-    for part, shape in (("teacher", OF_TEACHER), ("baseline", OF_BASELINE)):
-        if found.setdefault(part) is not None and not _fits(found[part], shape):
+    for part, schema in (("teacher", TEACHER), ("baseline", BASELINE)):
+        if analysis.setdefault(part) is not None and not _fits(analysis[part], schema):
             raise damaged
-    return found
+    return analysis
 
 
-def _fits(value: Any, shape: Any) -> bool:
-    if isinstance(shape, dict):
-        return isinstance(value, dict) and all(_fits(value.get(name, ...), kind) for name, kind in shape.items())
-    if isinstance(shape, list):
-        return isinstance(value, list) and all(_fits(each, shape[0]) for each in value)
+def _fits(value: Any, schema: Any) -> bool:
+    if isinstance(schema, dict):
+        return isinstance(value, dict) and all(_fits(value.get(name, ...), kind) for name, kind in schema.items())
+    if isinstance(schema, list):
+        return isinstance(value, list) and all(_fits(each, schema[0]) for each in value)
     # Neither NaN nor infinite nor beyond what can be drawn.
-    return isinstance(value, shape) and (not isinstance(value, NUMBER) or abs(value) < 1e18)
-
-
-def text_of(text: Any) -> str:
-    return escape(str(text))
+    return isinstance(value, schema) and (not isinstance(value, NUMBER) or abs(value) < 1e18)

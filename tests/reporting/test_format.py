@@ -1,0 +1,34 @@
+"""How numbers and tables are written, in the README tables and on the page."""
+
+import pytest
+
+from utils.reporting.format import fixed, format_gain, markdown_table, short, spread
+from utils.reporting.statistics import paired_gain
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        *((0, "0"), (0.4367, "0.437"), (999.4, "999"), (999.6, "1 k"), (72_954, "73 k"), (999_999, "1 M")),
+        *((9_870_000, "9.87 M"), (1.5e9, "1.5 G"), (-12_345, "-12.3 k")),
+    ],
+)
+def test_numbers_are_short(value, text):
+    assert short(value) == text
+
+
+def test_what_is_unknown_is_left_out_of_a_mean_and_shown_as_a_dash():
+    assert spread([1.0, None, 3.0]) == "2.00 ± 1.41"
+    assert spread([1.0]) == "1.00"
+    assert spread([None]) == spread([]) == format_gain(None) == ""
+    assert (fixed(None), fixed(-0.25, "+.2f")) == ("-", "-0.25")
+
+
+def test_a_gain_has_its_sign_and_its_spread_over_seeds():
+    assert format_gain(paired_gain([51.0, 53.0], [50.0, 50.0])) == "+2.00 ± 1.41"
+    assert format_gain(paired_gain([49.0], [50.0])) == "-1.00"
+
+
+def test_a_markdown_table_has_names_on_the_left_and_numbers_on_the_right():
+    table = markdown_table([{"model": "cnn", "top-1 (%)": "90.1"}, {"model": "vgg", "top-1 (%)": "94.2"}])
+    assert table == "| model | top-1 (%) |\n|:--|--:|\n| cnn | 90.1 |\n| vgg | 94.2 |"

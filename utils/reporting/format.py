@@ -1,0 +1,65 @@
+"""Numbers and tables as text, the same in the Markdown tables and on the HTML page."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+
+from utils.reporting.statistics import Gain
+
+GAIN = "gain over the student alone"  # the title of its column
+
+
+def row_cells(tests: Sequence[Mapping[str, float]], seconds: Sequence[float], gain: Gain | None) -> dict[str, str]:
+    """The text of each column that a table may have, by title, for finished runs that differ in their seed alone.
+
+    `tests` holds their test.json, `seconds` the training time of each.
+    """
+    values = {key: [test[key] for test in tests] for key in ("top1", "top5", "loss")}
+    return {
+        "seeds": f"{len(tests)}",
+        "parameters": f"{tests[0]['parameters']:,}",
+        "top-1 (%)": spread(values["top1"]),
+        "top-5 (%)": spread(values["top5"]),
+        "NLL (nats)": spread(values["loss"], digits=3),
+        "epochs": f"{tests[0]['epoch']}",
+        "seconds": duration(statistics.mean(seconds)),
+        GAIN: format_gain(gain),
+    }
+
+
+def markdown_table(rows: Sequence[Mapping[str, str]]) -> str:
+    """A table in Markdown of `rows` with the same titles; the first column holds names, the others numbers."""
+    head, *body = (f"| {' | '.join(cells)} |" for cells in (rows[0], *(row.values() for row in rows)))
+    return "\n".join([head, "|:--|" + "--:|" * (len(rows[0]) - 1), *body])
+
+
+def spread(values: Sequence[float | None], digits: int = 2) -> str:
+    """Mean ± standard deviation (n - 1) of the seeds that have a value; empty where none has."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return ""
+    mean = f"{statistics.mean(known):.{digits}f}"
+    return mean if len(known) == 1 else f"{mean} ± {statistics.stdev(known):.{digits}f}"
+
+
+def format_gain(gain: Gain | None) -> str:
+    """The gain in points ± its standard deviation over seeds; empty where there is nothing to compare with."""
+    if gain is None:
+        return ""
+    return f"{gain.mean:+.2f}" + (f" ± {gain.sd:.2f}" if gain.sd is not None else "")
+
+
+def short(value: float, digits: int = 3) -> str:
+    """A number of so many significant digits with a prefix: 73 k, 1.2 M."""
+    for size, prefix in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if float(f"{abs(value):.{digits}g}") >= size:
+            return f"{float(f'{value / size:.{digits}g}'):g}{prefix}"
+    return f"{float(f'{value:.{digits}g}'):g}"
+
+
+def duration(seconds: float) -> str:
+    return f"{seconds:,.0f}" if seconds >= 10 else f"{seconds:.1f}"
+
+
+def fixed(value: float | None, form: str = ".1f") -> str:
+    """A number in the given form; a dash where it is unknown."""
+    return "-" if value is None else f"{value:{form}}"
