@@ -70,6 +70,8 @@ def test_a_record_of_before_there_were_methods_is_of_hintons(known):
     assert not both_ways(old, Identity(new | settings | {"method.alpha": 0.5}, defaults, "KD"))
     assert not both_ways(old, distilled())
     assert old.title() == "student cnn, KD at T = 5"
+    other = Identity.from_record({"identity": old.values | {"method.alpha": 0.5}, "defaults": old.defaults})
+    assert other.title() == "student cnn, KD at T = 5, alpha = 0.5"
     assert old.same_sweep(Identity(new | settings | {"method.alpha": 0.5}, defaults, "KD"))
 
 
