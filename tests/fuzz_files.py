@@ -42,6 +42,7 @@ from utils.reporting.table import write_report
 from utils.runtime.checkpoint import load_checkpoint, restore_network
 from utils.runtime.errors import UserError
 from utils.runtime.files import checksum
+from utils.runtime.identity import Identity
 from utils.runtime.run_dir import RunDir
 from utils.runtime.weights import fit_weights
 
@@ -143,7 +144,7 @@ class Reader:
                 if checksum(content) != self.expected[path]:
                     raise AssertionError("another content was accepted")
             else:
-                identity = self.run.read_config()["identity"]
+                identity = Identity.from_record(self.run.read_config())
                 self.run.prepare(identity, resume=True, overwrite=False, skip_finished=False)
                 write_report(self.run.path.parent.parent)
         except (UserError, OSError):

@@ -84,12 +84,14 @@ def test_a_taught_student_is_compared_with_its_teacher_and_with_itself_alone(res
         assert found["baseline"]["per_class_gain"] == pytest.approx(gains, abs=1e-3)
 
 
-def change(checkpoint, **config) -> None:
-    """Change the settings that a checkpoint keeps."""
-    kept = torch.load(checkpoint, weights_only=True)
-    kept["config"] |= config
-    kept.pop("checksum")
-    torch.save(kept, checkpoint)
+def change(path, **record) -> None:
+    """Change what a checkpoint records of its run: a path, or else a setting."""
+    checkpoint = torch.load(path, weights_only=True)
+    for name, value in record.items():
+        part = checkpoint["config"] if name in checkpoint["config"] else checkpoint["config"]["identity"]
+        part[name] = value
+    checkpoint.pop("checksum")
+    torch.save(checkpoint, path)
 
 
 def test_a_teacher_that_was_trained_again_or_a_student_of_another_recipe_is_not_compared(copy):

@@ -29,7 +29,7 @@ class TappedNetwork:
     def __init__(
         self, model: nn.Module, needs: str, images: Tensor, forward: Callable[[Tensor], Tensor] | None = None
     ):
-        self.model, self.needs, self.forward = model, needs, forward or model
+        self.model, self.needs, self.forward = model, needs, model if forward is None else forward
         self.stages: list[Tap] = []
         self.head: Tap | None = None
         if needs == "features":

@@ -11,12 +11,13 @@ class FitNet(Method):
     """FitNets: hints for thin deep nets (Romero et al., 2015, eq. 3), trained together with the cross-entropy.
 
     L = ce * CE + weight * MSE(r(f_s), f_t) for the feature maps of one stage, with a trained 1x1 convolution r.
-    `stage` counts the stages whose resolution both networks have: 0 is the first, -1 the last.
+    `stage` counts the stages whose resolution both networks have: 0 is the first, -1 the last. The paper trains in
+    two phases and has no weight; 10 did best in validation of 1, 10 and 100 on shapes, where 100 learns nothing.
     """
 
     needs = "features"
 
-    def __init__(self, weight: float = 100.0, ce: float = 1.0, stage: int = -2):
+    def __init__(self, weight: float = 10.0, ce: float = 1.0, stage: int = -2):
         super().__init__()
         self.weight, self.ce, self.stage = at_least(0, "weight", weight), at_least(0, "ce", ce), stage
 
