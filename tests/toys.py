@@ -1,6 +1,7 @@
-"""Small networks and images that train in moments."""
+"""Small networks and images that train in moments, and finished runs that nobody trained."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -12,6 +13,7 @@ from utils.distillation.teacher import LiveTeacher
 from utils.losses import Outputs, build_method
 from utils.losses.method import Method
 from utils.runtime.device import Compute
+from utils.runtime.run_dir import EpochRecord, RunDir, write_json
 from utils.training.state import Schedule, TrainState
 
 CPU = Compute(torch.device("cpu"), "fp32")
@@ -100,3 +102,23 @@ def assert_same_weights(first: dict, second: dict) -> None:
     assert first.keys() == second.keys()
     for name in first:
         assert torch.equal(first[name], second[name]), name
+
+
+def epoch_records(epochs: int = 3, val: bool = True) -> list[EpochRecord]:
+    measured = (1.5, 50.0, 90.0) if val else (None, None, None)
+    return [EpochRecord(e + 1, 0.1, 2.0 - e / 10, 40.0 + e, 80.0, *measured, 12.345) for e in range(epochs)]
+
+
+IDENTITY = {"role": "student", "network": "cnn", "epochs": 3, "seed": 0}
+
+
+def finished_run(path: Path, top1: float = 80.0, **identity) -> RunDir:
+    """A run directory with the settings, curves and results of a run of `IDENTITY`, changed by `identity`."""
+    run = RunDir(path)
+    path.mkdir(parents=True)
+    config = {"identity": IDENTITY | identity, "data": {"train": 90, "val": 10, "test": 50}}
+    write_json(run.config, config | {"objective": "CE", "device": "cpu", "command": "python train.py --all"})
+    run.write_history(epoch_records())
+    result = {"top1": top1, "top5": 99.0, "loss": 0.5, "images": 50, "parameters": 288_746, "epoch": 3}
+    write_json(run.results, result)
+    return run

@@ -10,7 +10,7 @@ from PIL import Image
 from utils.evaluation.analysis import analyse
 from utils.reporting.diagnostics import plot_confusion, plot_mistakes, plot_reliability
 
-LONG = "a class name that is far too long for any picture"
+LONG = "a class name that is far too long for any plot"
 TITLE = "student of $a_ long name$, KD at T = 20 (epochs 12, batch_size 64, lr 0.1): what it gets wrong"
 
 
@@ -27,7 +27,7 @@ def figures(monkeypatch) -> list[Figure]:
     return written
 
 
-def found(classes: int = 10, strength: float = 2.0, names: list[str] | None = None) -> dict:
+def analysis_of(classes: int = 10, strength: float = 2.0, names: list[str] | None = None) -> dict:
     """The analysis of a network on 300 images that is the better the larger `strength` is."""
     labels = torch.arange(300) % classes
     logits = torch.randn(300, classes, generator=torch.Generator().manual_seed(0))
@@ -35,9 +35,9 @@ def found(classes: int = 10, strength: float = 2.0, names: list[str] | None = No
     return analyse(logits, labels, names or [f"class {number}" for number in range(classes)])
 
 
-def images_of(shown: dict) -> np.ndarray:
+def images_of(analysis: dict) -> np.ndarray:
     """An image of its own grey for each mistake."""
-    shades = 40 + 5 * np.arange(len(shown["mistakes"]), dtype=np.uint8)
+    shades = 40 + 5 * np.arange(len(analysis["mistakes"]), dtype=np.uint8)
     return shades[:, None, None, None] * np.ones((1, 32, 32, 3), dtype=np.uint8)
 
 
@@ -46,17 +46,17 @@ def texts(figure: Figure) -> list[str]:
 
 
 @pytest.mark.parametrize(("classes", "strength"), [(2, 2.0), (10, 100.0), (20, -3.0), (21, 2.0), (100, 2.0)])
-def test_pictures_of_any_number_of_classes_and_mistakes_are_whole(tmp_path, figures, classes, strength):
-    shown = found(classes, strength, [f"${number}_ {LONG} {number}^" for number in range(classes)])
+def test_plots_of_any_number_of_classes_and_mistakes_are_whole(tmp_path, figures, classes, strength):
+    analysis = analysis_of(classes, strength, [f"${number}_ {LONG} {number}^" for number in range(classes)])
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # matplotlib warns of a layout that does not fit and of missing glyphs
-        plot_reliability(shown, tmp_path / "reliability.png", TITLE)
-        assert plot_confusion(shown, tmp_path / "confusion.png", TITLE)
-        plot_mistakes(images_of(shown), shown, tmp_path / "mistakes.png", TITLE)
+        plot_reliability(analysis, tmp_path / "reliability.png", TITLE)
+        assert plot_confusion(analysis, tmp_path / "confusion.png", TITLE)
+        plot_mistakes(images_of(analysis), analysis, tmp_path / "mistakes.png", TITLE)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["confusion.png", "mistakes.png", "reliability.png"]
     for path in tmp_path.iterdir():
-        with Image.open(path) as picture:
-            assert len(picture.convert("RGB").getcolors(1 << 20)) > 10
+        with Image.open(path) as plot:
+            assert len(plot.convert("RGB").getcolors(1 << 20)) > 10
     for figure in figures:
         assert TITLE in [text.replace("\n", " ") for text in texts(figure)]
         assert not [text for text in figure.findobj(Text) if "$" in text.get_text() and text.get_parse_math()]
@@ -68,10 +68,10 @@ def test_pictures_of_any_number_of_classes_and_mistakes_are_whole(tmp_path, figu
 
 
 def test_the_reliability_diagram_has_a_bar_for_each_bin_with_images(tmp_path, figures):
-    shown = found()
-    plot_reliability(shown, tmp_path / "reliability.png", "title")
+    analysis = analysis_of()
+    plot_reliability(analysis, tmp_path / "reliability.png", "title")
     upper, lower = figures[0].axes
-    bins = shown["calibration"]
+    bins = analysis["calibration"]
     filled = [number for number, count in enumerate(bins["count"]) if count]
     assert 3 < len(filled) < 15
     for axes in (upper, lower):
@@ -80,13 +80,13 @@ def test_the_reliability_diagram_has_a_bar_for_each_bin_with_images(tmp_path, fi
     assert [bar.get_height() for bar in upper.patches] == [bins["accuracy"][number] for number in filled]
     assert sum(bar.get_height() for bar in lower.patches) == pytest.approx(100)
     assert [tuple(axis) for axis in upper.lines[0].get_data()] == [(0, 100), (0, 100)]
-    assert any(f"calibration error {shown['ece']:.1f} %" in text for text in texts(figures[0]))
+    assert any(f"calibration error {analysis['ece']:.1f} %" in text for text in texts(figures[0]))
 
 
 def test_a_confusion_matrix_is_in_percent_of_each_row_and_tells_counts(tmp_path, figures):
     labels = torch.tensor([0] * 8 + [1] * 2)
-    shown = analyse(torch.eye(3)[[0] * 6 + [2] * 2 + [1, 0]], labels, ["cat", "dog", "eel"])
-    plot_confusion(shown, tmp_path / "confusion.png", "title")
+    analysis = analyse(torch.eye(3)[[0] * 6 + [2] * 2 + [1, 0]], labels, ["cat", "dog", "eel"])
+    plot_confusion(analysis, tmp_path / "confusion.png", "title")
     axes = figures[0].axes[0]
     assert axes.images[0].get_array().tolist() == [[75, 0, 25], [50, 50, 0], [0, 0, 0]]
     cells = {text.get_position(): text.get_text() for text in axes.texts}
@@ -96,44 +96,44 @@ def test_a_confusion_matrix_is_in_percent_of_each_row_and_tells_counts(tmp_path,
 
 
 def test_many_classes_have_no_counts_and_few_labels_at_their_own_rows(tmp_path, figures):
-    plot_confusion(found(100), tmp_path / "confusion.png", "title")
+    plot_confusion(analysis_of(100), tmp_path / "confusion.png", "title")
     axes = figures[0].axes[0]
     assert not axes.texts
     labels = axes.get_yticklabels()
     assert 10 <= len(labels) <= 25
-    for place, label in zip(axes.get_yticks(), labels, strict=True):
-        assert label.get_text() == f"class {place}"
+    for index, label in zip(axes.get_yticks(), labels, strict=True):
+        assert label.get_text() == f"class {index}"
 
 
 def test_too_many_classes_have_no_confusion_matrix(tmp_path):
-    assert plot_confusion(found(201), tmp_path / "confusion.png", "title") is False
+    assert plot_confusion(analysis_of(201), tmp_path / "confusion.png", "title") is False
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy])
 def test_each_mistake_is_shown_with_its_classes_and_confidence(tmp_path, figures, kind):
-    shown = found(strength=3.0)
-    shown["mistakes"] = shown["mistakes"][:8]
-    images = images_of(shown)
-    plot_mistakes(kind(images), shown, tmp_path / "mistakes.png", "title")
+    analysis = analysis_of(strength=3.0)
+    analysis["mistakes"] = analysis["mistakes"][:8]
+    images = images_of(analysis)
+    plot_mistakes(kind(images), analysis, tmp_path / "mistakes.png", "title")
     drawn = [axes for axes in figures[0].axes if axes.images]
-    for axes, pixels, mistake in zip(drawn, images, shown["mistakes"], strict=True):
+    for axes, pixels, mistake in zip(drawn, images, analysis["mistakes"], strict=True):
         assert np.array_equal(axes.images[0].get_array(), pixels)
         assert axes.get_title("left") == f"{mistake['true']}\n→ {mistake['predicted']}"
         assert axes.texts[0].get_text().startswith(f"{mistake['confidence']:.1f} %")
-    with Image.open(tmp_path / "mistakes.png") as picture:
-        colours = {colour for _, colour in picture.convert("RGB").getcolors(1 << 20)}
+    with Image.open(tmp_path / "mistakes.png") as plot:
+        colours = {colour for _, colour in plot.convert("RGB").getcolors(1 << 20)}
     assert {(40 + 5 * number,) * 3 for number in range(8)} <= colours
 
 
 def test_a_network_without_mistakes_is_told_so(tmp_path, figures):
-    shown = found(strength=100.0)
-    plot_mistakes(images_of(shown), shown, tmp_path / "mistakes.png", "title")
+    analysis = analysis_of(strength=100.0)
+    plot_mistakes(images_of(analysis), analysis, tmp_path / "mistakes.png", "title")
     assert "no mistakes on 300 test images" in texts(figures[0])
 
 
 def test_class_names_that_are_no_text_or_too_long_can_be_told_apart(tmp_path, figures):
     names = ["two\nlines", "\udcff", f"{LONG} 1", f"{LONG} 2"]
-    plot_confusion(found(4, names=names), tmp_path / "confusion.png", "title")
+    plot_confusion(analysis_of(4, names=names), tmp_path / "confusion.png", "title")
     labels = [label.get_text() for label in figures[0].axes[0].get_yticklabels()]
-    assert labels == ["two lines", "?", "a class n…icture 1", "a class n…icture 2"]
+    assert labels == ["two lines", "?", "a class n…y plot 1", "a class n…y plot 2"]

@@ -93,11 +93,11 @@ def test_results_that_have_no_partner_are_refused(values, baseline):
         ),
     ],
 )
-def test_a_verdict_is_a_gain_or_a_loss_only_where_the_interval_leaves_out_zero(gain, sentence):
+def test_a_gain_or_a_loss_is_claimed_only_where_the_interval_leaves_out_zero(gain, sentence):
     assert summarise_gain("KD", gain) == sentence
 
 
-def test_a_verdict_of_runs_without_any_spread_breaks_nothing():
+def test_a_summary_of_runs_without_any_spread_breaks_nothing():
     assert summarise_gain("KD", paired_gain([80.0] * 3, [80.0] * 3)) == (
         "KD: no measurable gain (+0.0 ± 0.0 points, 3 seeds, 95 % interval 0.0 to 0.0)"
     )

@@ -4,6 +4,10 @@ import re
 import pytest
 import torch
 from PIL import Image
+from toys import finished_run
+
+from utils.reporting.sweep import VALIDATION, write_sweep
+from utils.runtime.run_dir import RunDir
 
 pytestmark = pytest.mark.slow
 
@@ -30,29 +34,29 @@ def test_every_point_is_ranked_by_the_validation_accuracy_of_its_last_epoch(swep
     page = (folder / "shapes/sweep/README.md").read_text()
     rows = re.findall(r"\| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|", page)
     assert {(temp, alpha) for temp, alpha, _ in rows} == {("2", "0.5"), ("2", "1"), ("20", "0.5"), ("20", "1")}
-    figures = [float(top1) for _, _, top1 in rows]
-    assert figures == sorted(figures, reverse=True)
+    accuracies = [float(top1) for _, _, top1 in rows]
+    assert accuracies == sorted(accuracies, reverse=True)
     for temp, alpha, top1 in rows:
         run = folder / f"shapes/sweep/kd-cnn_tiny-t{temp}-a{alpha}/seed0"
         last = (run / "history.csv").read_text().splitlines()[-1].split(",")
         assert float(last[6]) == pytest.approx(float(top1), abs=0.01)
         assert json.loads((run / "val.json").read_text())["images"] == 30
     temp, alpha, _ = rows[0]
-    assert f"best in validation: --temp {temp} --alpha {alpha}" in output
+    assert f"best in validation: kd --temp {temp} --alpha {alpha}" in output
     assert (folder / "shapes/sweep/heatmap.png").stat().st_size > 5000
 
 
-def test_no_run_of_a_sweep_has_figures_of_test_images_or_gets_into_the_table(swept, command):
+def test_no_run_of_a_sweep_has_results_on_test_images_or_gets_into_the_table(swept, command):
     folder, _, output = swept
     assert not list(folder.glob("shapes/sweep/**/test.json"))
     assert "test: top-1" not in output
     assert "kd-cnn" not in (folder / "shapes/README.md").read_text()
 
 
-def test_all_points_share_the_teachers_answers(swept):
+def test_all_points_share_the_teachers_outputs(swept):
     _, _, output = swept
-    answers = re.findall(r"answers .*, (\d) there already", output)
-    assert answers == ["0", "2", "2", "2"]
+    there = re.findall(r"outputs .*, (\d) there already", output)
+    assert there == ["0", "2", "2", "2"]
 
 
 def test_a_sweep_goes_on_where_it_was_stopped(swept, command):
@@ -77,3 +81,29 @@ def test_so_few_images_that_none_are_held_out_are_refused(swept, command, tmp_pa
     teacher = swept[0] / "shapes/teacher-cnn/seed0/last.pt"
     done = command("train.py", *words, "--teacher-checkpoint", teacher, check=2)
     assert done.stderr.startswith("error: --sweep needs validation images")
+
+
+def test_each_method_of_a_sweep_has_a_table_and_a_best_command_of_its_own(tmp_path, capsys):
+    folder, runs = tmp_path / "shapes/sweep", []
+    for name, top1, settings in (
+        ("kd-t5", 80.0, {"temperature": 5.0, "alpha": 0.9}),
+        ("kd-t20", 82.0, {"temperature": 20.0, "alpha": 0.9}),
+        ("dkd-t4", 81.0, {"temperature": 4.0, "alpha": 1.0, "beta": 8.0}),
+    ):
+        values = {f"method.{setting}": value for setting, value in settings.items()}
+        run = finished_run(folder / name / "seed0", top1, role="kd", method=name.split("-")[0], **values)
+        run.results.rename(run.path / VALIDATION)
+        runs.append(RunDir(run.path, VALIDATION))
+    page = write_sweep(folder, runs).read_text()
+    tables = re.findall(
+        r"# Temperature and alpha of (\w+) for cnn on shapes\n(.*?)\nBest: `(.*?)`", page, re.DOTALL
+    )
+    assert [(label, best) for label, _, best in tables] == [
+        ("KD", "--kd True --temp 20 --alpha 0.9"),
+        ("DKD", "--kd True --method dkd --temp 4 --alpha 1"),
+    ]
+    assert re.findall(r"\| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|", tables[0][1]) == [
+        ("20", "0.9", "82.00"),
+        ("5", "0.9", "80.00"),
+    ]
+    assert "best in validation: dkd --temp 4 --alpha 1 with 81.00 %" in capsys.readouterr().out

@@ -8,6 +8,7 @@ from models import build_model
 from utils.runtime import files as storage
 from utils.runtime.checkpoint import load_checkpoint, restore_network, save_checkpoint
 from utils.runtime.files import DamagedFile, atomic_write, read_tensors, sha256_of, write_text
+from utils.runtime.identity import Identity
 
 CONTENT = {
     "model_name": "cnn_tiny",
@@ -16,7 +17,7 @@ CONTENT = {
     "image_size": 32,
     "mean": [1.0, 2.0, 3.0],
     "std": [1.0, 1.0, 1.0],
-    "config": {"epochs": 2},
+    "config": {"identity": {"epochs": 2}, "data_dir": "data"},
     "epoch": 2,
     "metrics": {},
 }
@@ -39,7 +40,7 @@ def test_a_checkpoint_reads_back_as_it_was_written(tmp_path):
 
 
 def test_a_checkpoint_is_what_weights_only_loading_accepts(tmp_path):
-    assert torch.load(saved(tmp_path / "a.pt"), weights_only=True)["format"] == 1
+    assert torch.load(saved(tmp_path / "a.pt"), weights_only=True)["format"] == 2
 
 
 def test_every_changed_bit_of_a_weight_is_noticed(tmp_path):
@@ -87,10 +88,24 @@ def test_a_file_that_would_run_code_is_refused_and_runs_nothing(tmp_path):
 
 
 def test_a_newer_format_and_a_missing_key_are_named(tmp_path):
-    with pytest.raises(DamagedFile, match="format 2, this program reads 1"):
-        load_checkpoint(saved(tmp_path / "a.pt", format=2))
+    with pytest.raises(DamagedFile, match="format 3, this program reads 2"):
+        load_checkpoint(saved(tmp_path / "a.pt", format=3))
     with pytest.raises(DamagedFile, match="'mean'"):
         load_checkpoint(saved(tmp_path / "a.pt", mean=None))
+    with pytest.raises(DamagedFile, match="does not tell the settings of its run"):
+        load_checkpoint(saved(tmp_path / "a.pt", config={"epochs": 2}))
+
+
+def test_a_file_of_the_first_format_is_read_as_one_of_today(tmp_path):
+    """Its settings and the paths of its data stood in one dict."""
+    settings = {"role": "kd", "epochs": 2, "temp": 5.0, "alpha": 0.9}
+    paths = {"data_dir": "data", "teacher_path": "results/teacher/last.pt"}
+    content = load_checkpoint(saved(tmp_path / "a.pt", format=1, config=settings | paths))
+    assert content["config"] == {"identity": settings} | paths
+    identity = Identity.from_record(content["config"])
+    assert (identity["method"], identity["method.temperature"], identity["epochs"]) == ("kd", 5.0, 2)
+    assert "data_dir" not in identity.values
+    assert isinstance(restore_network(tmp_path / "a.pt", content, build_model), torch.nn.Module)
 
 
 def test_weights_of_another_network_are_refused(tmp_path):

@@ -104,12 +104,10 @@ def _calls(model: nn.Module, images: Tensor) -> list[tuple[Tap, nn.Module, tuple
 
         return keep
 
-    was_training = model.training
-    model.eval()
-    with ExitStack() as hooks:
+    with ExitStack() as after:
+        after.callback(model.train, model.training)
         for name, module in model.named_modules():
             if name:
-                hooks.callback(module.register_forward_hook(watch(name)).remove)
-        model(images[:EXAMPLES])
-    model.train(was_training)
+                after.callback(module.register_forward_hook(watch(name)).remove)
+        model.eval()(images[:EXAMPLES])
     return calls

@@ -24,9 +24,10 @@ class Identity:
         """Read what config.json or a checkpoint records of a run, in today's form or an earlier one."""
         values, defaults = dict(record["identity"]), dict(record.get("defaults", {}))
         if values.get("role") == "kd" and "method" not in values:  # before there was more than one method
-            values |= {"method": "kd", f"{SETTING}temperature": values.pop("temp", None)}
-            values[f"{SETTING}alpha"] = values.pop("alpha", None)
-            defaults[f"{SETTING}alpha"] = 0.9
+            values["method"], defaults[f"{SETTING}alpha"] = "kd", 0.9
+            for old, name in (("temp", "temperature"), ("alpha", "alpha")):
+                if old in values:
+                    values[SETTING + name] = values.pop(old)
         label = record.get("label") or str(values.get("method", "")).upper()
         return cls(values, defaults, label, record.get("data", {}).get("train"))
 
@@ -83,8 +84,8 @@ class Identity:
 
     def explain(self, other: "Identity", *without: str) -> list[str]:
         """In words, how `other`, a run that is there already, differs from this one."""
-        texts = []
-        for name in self.differing(other, *without):
+        texts, names = [], self.differing(other, *without)
+        for name in names:
             mine, theirs = self._value(name, other), other._value(name, self)
             if name == "data":
                 counts = self.images is not None and other.images not in (None, self.images)
@@ -95,7 +96,7 @@ class Identity:
             elif name in ("val_data", "test_data"):
                 texts.append(f"{'validated' if name == 'val_data' else 'tested'} on other images")
             elif name == "teacher_sha256":
-                texts.append("the teacher has been trained again since")
+                texts += ["the teacher has been trained again since"] if "teacher" not in names else []
             else:
                 texts.append(
                     f"{name.removeprefix(SETTING).replace('_', ' ')} {_text(theirs)} instead of {_text(mine)}"
@@ -119,4 +120,6 @@ class Identity:
 
 
 def _text(value: Any) -> str:
+    if value is None:
+        return "none"
     return f"{value:g}" if isinstance(value, float) else str(value)

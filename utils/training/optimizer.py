@@ -51,9 +51,15 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any], mode
         if set(state) != set(ordered):
             raise UserError("the optimizer state in the checkpoint does not fit the network")
         state = own | {"state": {i: {"momentum_buffer": state[name]} for i, name in enumerate(ordered)}}
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    for index, parameter in enumerate(parameters):
-        for buffer in state["state"].get(index, {}).values():
-            if isinstance(buffer, Tensor) and buffer.ndim and buffer.shape != parameter.shape:
-                raise UserError("the optimizer state in the checkpoint does not fit the network")
+    sizes, own_sizes = (
+        [len(g["params"]) for g in groups] for groups in (state["param_groups"], optimizer.param_groups)
+    )
+    fits = sizes == own_sizes
+    for index, parameter in enumerate(p for group in optimizer.param_groups for p in group["params"]):
+        for buffer in state["state"].get(index, {}).values():  # a count of steps has no dimension
+            fits &= isinstance(buffer, Tensor) and (buffer.ndim == 0 or buffer.shape == parameter.shape)
+    if not fits:
+        raise UserError("the optimizer state in the checkpoint does not fit the network")
     optimizer.load_state_dict(state)
+    for parameter, buffers in optimizer.state.items():  # fused kernels read both in the order of their memory
+        buffers |= {name: torch.empty_like(parameter).copy_(b) for name, b in buffers.items() if b.ndim}
