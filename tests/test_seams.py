@@ -14,6 +14,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parent.parent
+pytestmark = pytest.mark.slow
 SMALL = "import sys\nfrom utils.data.sources import shapes\nshapes.TRAIN, shapes.TEST = 300, 100\n"
 RUN = "import train\nfrom utils.runtime.program import run\nsys.exit(run(train.main, sys.argv[1:]))\n"
 # Ctrl-C after the first epoch of the run whose folder has this name.
@@ -83,8 +84,6 @@ import torch
 
 from utils.data.image_set import ImageSet
 from utils.data.sources import Parts
-
-pytestmark = pytest.mark.slow
 
 
 def load(request) -> Parts:
