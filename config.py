@@ -237,6 +237,9 @@ class Config(Recipe):
             row = replace(student, method=method, methods=(spec,), temps=temps, alphas=alphas)
             rows.setdefault(method.spec, row)
         methods = [row.method for row in rows.values()]
+        fixed = next((m.name for m in methods if not {"temperature", "alpha"} & {*m.settings}), None)
+        if self.role == "sweep" and fixed:
+            raise ValueError(f"--sweep varies temperature and alpha, and {fixed} has neither")
         for flag, setting, effect in (("temp", "temperature", "temps"), ("alpha", "alpha", "alphas")):
             if flag in self.explicit and not any(getattr(row, effect) for row in rows.values()):
                 is_set = any(setting in method.settings for method in methods)

@@ -386,8 +386,8 @@ def test_all_is_teacher_student_and_a_student_for_each_method_and_temperature_on
 def test_a_sweep_is_a_student_for_each_method_temperature_and_alpha_in_a_folder_of_its_own():
     points = "t2-a0.9 t2-a1 t5-a0.9 t5-a1".split()
     assert folders("--sweep --temp 2 5 --alpha 0.9 1") == [f"sweep/kd-cnn-{point}" for point in points]
-    two = folders("--sweep --method fitnet dkd --temp 4 --alpha 1")
-    assert two == ["sweep/fitnet-cnn", "sweep/dkd-cnn-t4-a1"]
+    two = folders("--sweep --method kd dkd --temp 4 --alpha 1")
+    assert two == ["sweep/kd-cnn-t4-a1", "sweep/dkd-cnn-t4-a1"]
     settings = [{"temperature": t, "alpha": a} for t in (1, 2, 5, 10, 20) for a in (0.5, 0.9, 1)]
     assert [(run.role, run.method.settings) for run in runs("--sweep")] == [("kd", each) for each in settings]
 
@@ -395,6 +395,7 @@ def test_a_sweep_is_a_student_for_each_method_temperature_and_alpha_in_a_folder_
 def test_a_temperature_or_alpha_that_no_method_takes_is_refused():
     for line, expected in rows("""
         --kd --method fitnet --temp 5 => --temp: fitnet has no temperature
+        --sweep --method kd fitnet => --sweep varies temperature and alpha, and fitnet has neither
         --all --method fitnet --alpha 0.5 => --alpha: fitnet has no alpha
         --kd --method dkd:alpha=2 --alpha 0.5 => --alpha: --method sets it
     """):
