@@ -49,11 +49,11 @@ def main() -> None:
     parser.add_argument("--student", choices=MODELS, default="cnn")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--json", type=Path, help="write the figures here too")
+    parser.add_argument("--json", type=Path, help="write the results here too")
     args = parser.parse_args()
     compute = Compute.choose(args.device, "auto")
     print(compute)
-    figures = {"device": str(compute), "images": {}, "batches": {}}
+    results = {"device": str(compute), "images": {}, "batches": {}}
     with tempfile.TemporaryDirectory() as folder:
         for name, teacher in (
             (f"train {args.student}", None),
@@ -65,16 +65,16 @@ def main() -> None:
                 work = bench.ours(args.student, images, teacher, teacher is not None)
                 points[images] = seconds(bench, work, args.repeats)
             print_points(f"{name}: images in an epoch, batches of 128", points, lambda images: images)
-            figures["images"][name] = points
+            results["images"][name] = points
         for name in (args.student, args.teacher):
             points = {}
             for size in BATCHES:
                 bench = Bench(compute, size, 0, Path(folder))
                 points[size] = seconds(bench, bench.ours(name, size), args.repeats)
             print_points(f"train {name}: images in a step", points, lambda size: size)
-            figures["batches"][name] = points
+            results["batches"][name] = points
     if args.json:
-        args.json.write_text(json.dumps(figures, indent=1) + "\n")
+        args.json.write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

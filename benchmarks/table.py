@@ -55,7 +55,7 @@ class Clock:
 
 
 def child(started: float, flags: list[str], target: Path) -> None:
-    """Run train.py in this process with its functions timed, and write the figures to `target`."""
+    """Run train.py in this process with its functions timed, and write the results to `target`."""
     from importlib import import_module
     from operator import attrgetter
 
@@ -66,9 +66,9 @@ def child(started: float, flags: list[str], target: Path) -> None:
     for phase, functions in PHASES.items():
         for module, name in functions:
             owner, _, attribute = name.rpartition(".")
-            place = import_module(module)
-            place = attrgetter(owner)(place) if owner else place
-            setattr(place, attribute, clock.timed(phase, getattr(place, attribute)))
+            namespace = import_module(module)
+            namespace = attrgetter(owner)(namespace) if owner else namespace
+            setattr(namespace, attribute, clock.timed(phase, getattr(namespace, attribute)))
     import train
 
     clock.switch([])
@@ -82,7 +82,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.table", description=__doc__.split("\n")[0], allow_abbrev=False
     )
-    parser.add_argument("--json", type=Path, help="write the figures here too")
+    parser.add_argument("--json", type=Path, help="write the results here too")
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     args, flags = parser.parse_known_args()
     if args.child:
@@ -90,22 +90,22 @@ def main() -> None:
         return
     flags = flags or ["--all", "--dataset", "shapes"]
     with tempfile.TemporaryDirectory() as folder:
-        target = Path(folder, "figures.json")
+        target = Path(folder, "results.json")
         words = [sys.executable, "-m", "benchmarks.table", "--child", repr(time.time()), str(target), *flags]
         started = time.time()
         subprocess.run([*words, "--results-dir", folder], cwd=ROOT, check=True)
         total = time.time() - started
-        figures = json.loads(target.read_text())
-    if figures["exit_code"]:
-        sys.exit(figures["exit_code"])
-    seconds = figures["seconds"]
+        results = json.loads(target.read_text())
+    if results["exit_code"]:
+        sys.exit(results["exit_code"])
+    seconds = results["seconds"]
     seconds["exit"] = total - sum(seconds.values())
-    print(f"\npython train.py {' '.join(flags)}: {total:.1f} s, {figures['peak_memory_gb']:.2f} GB at most\n")
+    print(f"\npython train.py {' '.join(flags)}: {total:.1f} s, {results['peak_memory_gb']:.2f} GB at most\n")
     for phase in ("imports", *PHASES, "everything else", "exit"):
         if phase in seconds:
             print(f"{phase:18} {seconds[phase]:>9.2f} s {seconds[phase] / total:>7.1%}")
     if args.json:
-        args.json.write_text(json.dumps(figures | {"flags": flags, "total": total}, indent=1) + "\n")
+        args.json.write_text(json.dumps(results | {"flags": flags, "total": total}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

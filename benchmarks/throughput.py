@@ -3,7 +3,7 @@
     python -m benchmarks.throughput [--teacher vgg19_bn] [--student cnn] [--repeats 5] [--json FILE]
 
 "plain" is the loop that most projects have, "tips" the same with what they are told to add (see `plain.py`). Each
-figure is the median of the repeats, with the lowest and the highest behind it; "ratio" is that to the plain loop,
+number is the median of the repeats, with the lowest and the highest behind it; "ratio" is that to the plain loop,
 "of matmul" the share of the measured rate of a large matrix product that the convolutions and linear layers reach.
 """
 
@@ -247,7 +247,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0, help="least time of one measurement")
-    parser.add_argument("--json", type=Path, help="write the figures here too")
+    parser.add_argument("--json", type=Path, help="write the results here too")
     args = parser.parse_args()
     compute = Compute.choose(args.device, "auto")
     with tempfile.TemporaryDirectory() as folder:
@@ -262,9 +262,9 @@ def main() -> None:
             for name, each in steps.items():
                 print(f"a step of {name}: host {each['host']:.3f} ms, device {each['device']:.3f} ms")
     if args.json:
-        figures = {"device": str(compute), "batch_size": args.batch_size, "matmul_gflops": product, "steps": steps}
-        figures |= {"lines": [asdict(line) for line in lines]}
-        args.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+        results = {"device": str(compute), "batch_size": args.batch_size, "matmul_gflops": product, "steps": steps}
+        results |= {"lines": [asdict(line) for line in lines]}
+        args.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
 
 Flips bits, cuts, repeats, splices and overwrites parts of checkpoints, weights of other programs, image caches,
 config.json, test.json and history.csv, 200 files in a process of its own each time, so that a crash of the
-interpreter is found too. A case fails with any error but UserError and OSError, with tensors other than the
+interpreter is detected too. A case fails with any error but UserError and OSError, with tensors other than the
 original ones (but in formats that hold no sum of their content: safetensors, and torch's from before 1.6), with
 code run from the file (seen by an audit hook), or after 20 seconds (SIGALRM then ends its group). Exit code 1 if a
 case failed.
@@ -50,23 +50,23 @@ LIMIT = 20  # seconds for one file
 CHUNK = 200
 
 
-def make_originals(place: Path) -> None:
+def make_originals(folder: Path) -> None:
     """A finished run, and a folder of images."""
     words = "--dataset shapes --limit 100 --student cnn_tiny --epochs 2 --ema 0.9".split()
-    line = [sys.executable, "train.py", *words, "--results-dir", str(place / "results")]
+    line = [sys.executable, "train.py", *words, "--results-dir", str(folder / "results")]
     subprocess.run(line, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     pixels = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
     for number, array in enumerate(pixels):
-        path = place / "images" / ("train", "test")[number // 4] / ("a", "b")[number % 2] / f"{number}.png"
+        path = folder / "images" / ("train", "test")[number // 4] / ("a", "b")[number % 2] / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(array).save(path)
     weights = build_model("cnn_tiny", 10).state_dict()
-    torch.save(weights, place / "plain.pt")
-    torch.save({"net": weights}, place / "legacy.pt", _use_new_zipfile_serialization=False)
+    torch.save(weights, folder / "plain.pt")
+    torch.save({"net": weights}, folder / "legacy.pt", _use_new_zipfile_serialization=False)
     with suppress(ImportError):
         from safetensors.torch import save_file
 
-        save_file(weights, place / "weights.safetensors")
+        save_file(weights, folder / "weights.safetensors")
 
 
 def mutate(data: bytes, other: bytes, chance: random.Random) -> bytes:
@@ -74,41 +74,41 @@ def mutate(data: bytes, other: bytes, chance: random.Random) -> bytes:
     kind = chance.choice(
         ("bits", "bits", "byte", "cut", "cut front", "repeat", "splice", "zeros", "insert", "swap")
     )
-    data, place = bytearray(data), chance.randrange(len(data))
-    length = min(len(data) - place, chance.choice((1, 2, 4, 16, 100, 1000, 10**5)))
+    data, offset = bytearray(data), chance.randrange(len(data))
+    length = min(len(data) - offset, chance.choice((1, 2, 4, 16, 100, 1000, 10**5)))
     if kind == "bits":
         # Half of them near the ends, where headers and directories are.
         for _ in range(chance.choice((1, 1, 1, 2, 8))):
             near = chance.choice((chance.randrange(len(data)), chance.randrange(min(2000, len(data)))))
             data[chance.choice((near, -near - 1))] ^= 1 << chance.randrange(8)
     elif kind == "byte":
-        data[place] = chance.randrange(256)
+        data[offset] = chance.randrange(256)
     elif kind == "cut":
-        del data[place:]
+        del data[offset:]
     elif kind == "cut front":
-        del data[: chance.choice((1, 2, 30, place))]
+        del data[: chance.choice((1, 2, 30, offset))]
     elif kind == "repeat":
-        data[place:place] = data[place : place + length]
+        data[offset:offset] = data[offset : offset + length]
     elif kind == "splice":
         start = chance.randrange(len(other))
-        data[place : place + length] = other[start : start + length]
+        data[offset : offset + length] = other[start : start + length]
     elif kind == "zeros":
-        data[place : place + length] = bytes(length)
+        data[offset : offset + length] = bytes(length)
     elif kind == "insert":
-        data[place:place] = chance.randbytes(chance.choice((1, 4, 100)))
+        data[offset:offset] = chance.randbytes(chance.choice((1, 4, 100)))
     elif kind == "swap":
         source = chance.randrange(len(data))
-        data[place : place + length] = data[source : source + length]
+        data[offset : offset + length] = data[source : source + length]
     return bytes(data)
 
 
 class Reader:
     """Reads a damaged file as the programs do, and compares what comes out with the original."""
 
-    def __init__(self, place: Path):
-        self.run = RunDir(next(place.glob("results/shapes/*/seed0")))
-        self.pixels = load_images("folder", place / "images").train.images.clone()
-        self.images = ImageCache(scan(place / "images")[0]["train"], 32)
+    def __init__(self, folder: Path):
+        self.run = RunDir(next(folder.glob("results/shapes/*/seed0")))
+        self.pixels = load_images("folder", folder / "images").train.images.clone()
+        self.images = ImageCache(scan(folder / "images")[0]["train"], 32)
         self.cache = self.images.path
         self.files = [
             self.run.last,
@@ -118,10 +118,10 @@ class Reader:
             self.run.results,
             self.run.history,
         ]
-        self.foreign = [path for path in place.iterdir() if path.is_file()]
+        self.foreign = [path for path in folder.iterdir() if path.is_file()]
         self.files += self.foreign
         self.shapes = build_model("cnn_tiny", 10).state_dict()
-        self.plain = load_checkpoint(place / "plain.pt", plain=True)["model"]
+        self.plain = load_checkpoint(folder / "plain.pt", plain=True)["model"]
         self.expected = {path: checksum(load_checkpoint(path)) for path in (self.run.last, self.run.best)}
 
     def read(self, path: Path) -> str:
@@ -152,16 +152,16 @@ class Reader:
         return "unharmed"
 
 
-def fuzz(place: Path, seeds: range) -> int:
+def fuzz(folder: Path, seeds: range) -> int:
     """Read one damaged file for each seed; prints failures, returns how many."""
-    reader, failures = Reader(place), 0
+    reader, failures = Reader(folder), 0
     originals = {path: path.read_bytes() for path in reader.files}
     outcomes: Counter[str] = Counter()
-    watched: list[str] = []
+    events: list[str] = []
 
     def audit(event: str, _arguments: tuple) -> None:
         if event.startswith(("os.system", "subprocess.", "os.exec", "os.posix_spawn", "socket.")):
-            watched.append(event)
+            events.append(event)
 
     sys.addaudithook(audit)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # the notes on damaged caches
@@ -170,7 +170,7 @@ def fuzz(place: Path, seeds: range) -> int:
         path = chance.choice(reader.files[:3] * 2 + reader.files[3:])
         other = originals[chance.choice(reader.files)]
         path.write_bytes(mutate(originals[path], other, chance))
-        watched.clear()
+        events.clear()
         signal.alarm(LIMIT)
         try:
             outcomes[f"{path.suffix} {reader.read(path)}"] += 1
@@ -179,8 +179,8 @@ def fuzz(place: Path, seeds: range) -> int:
             failures += 1
         finally:
             signal.alarm(0)
-        if watched:
-            print(f"seed {seed}, {path.name}: ran {watched}", flush=True)
+        if events:
+            print(f"seed {seed}, {path.name}: ran {events}", flush=True)
             failures += 1
         path.write_bytes(originals[path])
     print(dict(outcomes), flush=True)
@@ -196,12 +196,12 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         make_originals(Path(name) / "originals")
         for start in range(args.seed, args.seed + args.count, CHUNK):
-            place = Path(name) / "case"
-            shutil.rmtree(place, ignore_errors=True)
-            shutil.copytree(Path(name) / "originals", place)  # copies times too, so that the cache is current
+            folder = Path(name) / "case"
+            shutil.rmtree(folder, ignore_errors=True)
+            shutil.copytree(Path(name) / "originals", folder)  # copies times too, so that the cache is current
             child = os.fork()
             if not child:
-                os._exit(fuzz(place, range(start, min(start + CHUNK, args.seed + args.count))) > 0)
+                os._exit(fuzz(folder, range(start, min(start + CHUNK, args.seed + args.count))) > 0)
             _, status = os.waitpid(child, 0)
             if os.WIFSIGNALED(status):
                 print(f"seeds from {start}: the interpreter died of signal {os.WTERMSIG(status)}")

@@ -3,7 +3,7 @@
     python tests/kill_driver.py FOLDER MOMENTS
 
 Kills at MOMENTS random moments and at each stage of a save. Prints a line for each kill that did not end in the
-same weights, optimizer, history and figures, then how many kills there were. Everything is imported, and nothing
+same weights, optimizer, history and metrics, then how many kills there were. Everything is imported, and nothing
 computed, before the first fork: OpenMP's threads do not survive one.
 """
 

@@ -44,9 +44,9 @@ def test_all_trains_every_row_and_writes_the_promised_files(table):
         assert result["epoch"] == 2
         assert f"top-1 {result['top1']:.2f} %" in output
     page = (results / "shapes" / "README.md").read_text(encoding="utf-8")
-    pictures = re.findall(r'(?:\(|src=")([^")]+\.png)', page)
-    assert len(pictures) == 9
-    assert all((results / "shapes" / picture).exists() for picture in pictures)
+    plots = re.findall(r'(?:\(|src=")([^")]+\.png)', page)
+    assert len(plots) == 9
+    assert all((results / "shapes" / plot).exists() for plot in plots)
 
 
 def test_output_that_is_piped_has_a_line_per_epoch_and_no_bars(table):
@@ -84,15 +84,15 @@ def test_nothing_is_overwritten_unasked(table, command):
 
 
 @pytest.mark.parametrize("role", [["--tto", "True"], [], ["--kd", "True", "--temp", "5"], ["--kd"]])
-def test_test_py_repeats_the_figures_of_the_training(table, command, role):
+def test_test_py_repeats_the_metrics_of_the_training(table, command, role):
     results, _ = table
     names = {"--tto": "teacher-cnn", "--kd": "kd-cnn_tiny-t5"}
     run = results / "shapes" / names.get(role[0] if role else "", "student-cnn_tiny") / "seed0"
     before = json.loads((run / "test.json").read_text())
     nets = ["--teacher", "cnn", "--student", "cnn_tiny"]
     done = command("test.py", *role, "--dataset", "shapes", *nets, "--results-dir", results)
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert before == json.loads((run / "test.json").read_text()) == {name: found[name] for name in before}
+    results_by_run = json.loads(done.stdout.splitlines()[-1])
+    assert before == json.loads((run / "test.json").read_text()) == {name: results_by_run[name] for name in before}
 
 
 def test_test_py_needs_nothing_but_the_checkpoint_and_leaves_the_run_alone(table, command, tmp_path):
@@ -105,8 +105,8 @@ def test_test_py_needs_nothing_but_the_checkpoint_and_leaves_the_run_alone(table
     done = command("test.py", "--checkpoint", lonely)
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["images"] == 300
-    figures = json.loads(lonely.with_suffix(".test.json").read_text())
-    assert figures == {name: result[name] for name in figures}
+    metrics = json.loads(lonely.with_suffix(".test.json").read_text())
+    assert metrics == {name: result[name] for name in metrics}
     done = command("test.py", "--checkpoint", best, "--limit", 100)
     assert json.loads(done.stdout.splitlines()[-1])["images"] == 100
     assert test_json.read_bytes() == before

@@ -51,8 +51,8 @@ def stopped(few_shapes, tmp_path_factory) -> Path:
     results = tmp_path_factory.mktemp("stopped")
     real = CheckpointWriter.epoch_done
 
-    def save_and_stop(saver, record):
-        real(saver, record)
+    def save_and_stop(writer, record):
+        real(writer, record)
         if record.epoch == 2:
             raise KeyboardInterrupt
 

@@ -32,7 +32,7 @@ def stop_after_an_epoch(words: list, epoch: int, number: signal.Signals) -> subp
 
 
 def outcome(results: Path, run: str):
-    """What must not depend on an interruption: weights, optimizer, history but for times, figures."""
+    """What must not depend on an interruption: weights, optimizer, history but for times, metrics."""
     folder = results / "shapes" / run / "seed0"
     last = torch.load(folder / "last.pt", weights_only=True)
     history = [record | {"seconds": 0} for record in last["history"]]

@@ -110,7 +110,7 @@ def house(tmp_path) -> Path:
 
 
 def add(house: Path, file: str, content: str, registry: str, after: str, line: str) -> None:
-    """The two places: one new file, one line of a registry."""
+    """The two additions: one new file, one line of a registry."""
     assert not (house / file).exists()
     (house / file).write_text(content)
     text = (house / registry).read_text()

@@ -23,8 +23,8 @@ WORDS = "--dataset shapes --limit 300 --teacher cnn --student cnn_tiny --epochs 
 
 @pytest.fixture(scope="module")
 def results(command, tmp_path_factory):
-    """Two seeds of teacher, student and taught student, and what `test.py --all` says of them."""
-    folder = tmp_path_factory.mktemp("assessed")
+    """Two seeds of teacher, student and student with KD, and what `test.py --all` says of them."""
+    folder = tmp_path_factory.mktemp("evaluated")
     command("train.py", "--all", "--temp", 5, "--seeds", 2, *WORDS, "--results-dir", folder)
     done = command("test.py", "--all", "--dataset", "shapes", "--results-dir", folder)
     return folder / "shapes", done.stdout
@@ -36,54 +36,56 @@ def copy(results, tmp_path):
 
 
 def predictions(checkpoint) -> np.ndarray:
-    """Straight from the checkpoint: what analysis is checked with."""
-    kept = load_checkpoint(checkpoint)
-    model = restore_network(checkpoint, kept, build_model).eval()
+    """Straight from the checkpoint: what the analysis is checked against."""
+    content = load_checkpoint(checkpoint)
+    model = restore_network(checkpoint, content, build_model).eval()
     images = draw(4000, seed=2).first(300)
     with torch.no_grad():
-        return model(Normalise(kept["mean"], kept["std"])(images.images)).argmax(1).numpy()
+        return model(Normalise(content["mean"], content["std"])(images.images)).argmax(1).numpy()
 
 
 def test_all_measures_every_finished_run_and_writes_the_page(results):
     folder, output = results
-    found = json.loads(output.splitlines()[-1])
-    assert len(found) == 6
+    measured = json.loads(output.splitlines()[-1])
+    assert len(measured) == 6
     for run in folder.glob("*/seed*"):
         names = {path.name for path in run.iterdir()}
         assert {"analysis.json", "reliability.png", "confusion.png", "mistakes.png"} <= names
-        figures = json.loads((run / "test.json").read_text())
-        assert found[str(run)]["top1"] == figures["top1"]
+        metrics = json.loads((run / "test.json").read_text())
+        assert measured[str(run)]["top1"] == metrics["top1"]
     assert (folder / "report.html").stat().st_size > 100_000
     assert "report.html" in output
 
 
-def test_the_figures_of_training_and_of_test_py_are_the_same(results, command, tmp_path):
+def test_the_metrics_of_training_and_of_test_py_are_the_same(results, command, tmp_path):
     command("train.py", *WORDS, "--results-dir", tmp_path)
     trained = json.loads((tmp_path / "shapes/student-cnn_tiny/seed0/test.json").read_text())
     assert trained == json.loads((results[0] / "student-cnn_tiny/seed0/test.json").read_text())
 
 
-def test_a_taught_student_is_compared_with_its_teacher_and_with_itself_alone(results):
+def test_a_student_with_kd_is_compared_with_its_teacher_and_the_student_alone(results):
     labels = draw(4000, seed=2).first(300).labels.numpy()
     for seed in ("seed0", "seed1"):
-        taught, teacher, alone = (
+        distilled, teacher, baseline = (
             predictions(results[0] / run / seed / "last.pt")
             for run in ("kd-cnn_tiny-t5", "teacher-cnn", "student-cnn_tiny")
         )
-        found = json.loads((results[0] / "kd-cnn_tiny-t5" / seed / "analysis.json").read_text())
+        analysis = json.loads((results[0] / "kd-cnn_tiny-t5" / seed / "analysis.json").read_text())
         mistakes = teacher != labels
-        assert found["teacher"]["run"] == "teacher-cnn"
-        assert found["teacher"]["agreement"] == pytest.approx(100 * (taught == teacher).mean(), abs=1e-3)
-        assert found["teacher"]["teacher_mistakes"] == mistakes.sum()
-        assert found["teacher"]["inherited"] == pytest.approx(100 * (taught == teacher)[mistakes].mean(), abs=1e-3)
-        assert found["baseline"]["run"] == "student-cnn_tiny"
-        gain = 100 * ((taught == labels).mean() - (alone == labels).mean())
-        assert found["baseline"]["gain"] == pytest.approx(gain, abs=1e-3)
+        assert analysis["teacher"]["run"] == "teacher-cnn"
+        assert analysis["teacher"]["agreement"] == pytest.approx(100 * (distilled == teacher).mean(), abs=1e-3)
+        assert analysis["teacher"]["teacher_mistakes"] == mistakes.sum()
+        assert analysis["teacher"]["inherited"] == pytest.approx(
+            100 * (distilled == teacher)[mistakes].mean(), abs=1e-3
+        )
+        assert analysis["baseline"]["run"] == "student-cnn_tiny"
+        gain = 100 * ((distilled == labels).mean() - (baseline == labels).mean())
+        assert analysis["baseline"]["gain"] == pytest.approx(gain, abs=1e-3)
         gains = [
-            100 * ((taught == labels)[labels == c].mean() - (alone == labels)[labels == c].mean())
+            100 * ((distilled == labels)[labels == c].mean() - (baseline == labels)[labels == c].mean())
             for c in range(10)
         ]
-        assert found["baseline"]["per_class_gain"] == pytest.approx(gains, abs=1e-3)
+        assert analysis["baseline"]["per_class_gain"] == pytest.approx(gains, abs=1e-3)
 
 
 def change(path, **record) -> None:
@@ -97,29 +99,29 @@ def change(path, **record) -> None:
 
 
 def test_a_teacher_that_was_trained_again_or_a_student_of_another_recipe_is_not_compared(copy):
-    taught, alone = copy / "kd-cnn_tiny-t5/seed0", copy / "student-cnn_tiny/seed0/last.pt"
+    distilled, baseline = copy / "kd-cnn_tiny-t5/seed0", copy / "student-cnn_tiny/seed0/last.pt"
     shutil.copy(copy / "teacher-cnn/seed1/last.pt", copy / "teacher-cnn/seed0/last.pt")
-    change(alone, lr=7.0)
-    change(taught / "last.pt", teacher_path="gone/last.pt")
-    found = Evaluator({}, CPU, build_model).evaluate(taught / "last.pt", RunDir(taught))
-    assert found["teacher"] is None
-    assert found["baseline"] is None
+    change(baseline, lr=7.0)
+    change(distilled / "last.pt", teacher_path="gone/last.pt")
+    analysis = Evaluator({}, CPU, build_model).evaluate(distilled / "last.pt", RunDir(distilled))
+    assert analysis["teacher"] is None
+    assert analysis["baseline"] is None
 
 
 def test_a_run_without_its_neighbours_is_measured_alone(copy):
-    taught = copy / "kd-cnn_tiny-t5/seed0"
+    distilled = copy / "kd-cnn_tiny-t5/seed0"
     shutil.rmtree(copy / "teacher-cnn")
     shutil.rmtree(copy / "student-cnn_tiny")
-    change(taught / "last.pt", teacher_path="gone/last.pt")
-    found = Evaluator({}, CPU, build_model).evaluate(taught / "last.pt", RunDir(taught))
-    assert (found["teacher"], found["baseline"]) == (None, None)
+    change(distilled / "last.pt", teacher_path="gone/last.pt")
+    analysis = Evaluator({}, CPU, build_model).evaluate(distilled / "last.pt", RunDir(distilled))
+    assert (analysis["teacher"], analysis["baseline"]) == (None, None)
 
 
-def test_other_test_images_than_those_of_the_run_leave_its_figures_alone(copy):
+def test_other_test_images_than_those_of_the_run_leave_its_metrics_as_they_are(copy):
     run = copy / "student-cnn_tiny/seed0"
     before = (run / "test.json").read_bytes(), (run / "analysis.json").read_bytes()
-    found = Evaluator({"limit": 100}, CPU, build_model).evaluate(run / "last.pt", RunDir(run))
-    assert found["images"] == 100
+    analysis = Evaluator({"limit": 100}, CPU, build_model).evaluate(run / "last.pt", RunDir(run))
+    assert analysis["images"] == 100
     assert before == ((run / "test.json").read_bytes(), (run / "analysis.json").read_bytes())
     assert json.loads((run / "last.analysis.json").read_text())["images"] == 100
 
@@ -136,10 +138,10 @@ def test_a_checkpoint_of_its_own_is_measured_beside_itself(copy, tmp_path):
 
 def test_a_checkpoint_of_other_classes_than_the_images_is_refused(copy):
     path = copy / "student-cnn_tiny/seed0/last.pt"
-    kept = torch.load(path, weights_only=True)
-    kept["class_names"][0] = "blob"
-    kept.pop("checksum")
-    torch.save(kept, path)
+    content = torch.load(path, weights_only=True)
+    content["class_names"][0] = "blob"
+    content.pop("checksum")
+    torch.save(content, path)
     with pytest.raises(UserError, match="class_names"):
         Evaluator({}, CPU, build_model).network(path)
 
@@ -182,9 +184,9 @@ def test_a_teacher_elsewhere_is_found_and_what_is_not_compared_is_said(copy, com
     command("train.py", "--kd", *WORDS, "--results-dir", tmp_path / "r", "--teacher-checkpoint",
             copy / "teacher-cnn/seed0/last.pt")  # fmt: skip
     run = RunDir(tmp_path / "r/shapes/kd-cnn_tiny-t5/seed0")
-    found = Evaluator({}, CPU, build_model).evaluate(run.last, run)
-    assert found["teacher"]["run"] == "teacher-cnn"
-    assert found["baseline"] is None
+    analysis = Evaluator({}, CPU, build_model).evaluate(run.last, run)
+    assert analysis["teacher"]["run"] == "teacher-cnn"
+    assert analysis["baseline"] is None
     assert "not compared with the student alone" in capsys.readouterr().out
 
 

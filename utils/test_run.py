@@ -42,7 +42,7 @@ class Network:
 
 @dataclass
 class Evaluator:
-    """Measures networks on test images; those that several are compared with are asked once.
+    """Measures networks on test images; those that several are compared with run once.
 
     `explicit` may hold `dataset`, `data_dir`, `image_size` and `limit`: other test images than a network's own.
     """
@@ -54,7 +54,7 @@ class Evaluator:
     networks: dict[Path, Network] = field(default_factory=dict)
 
     def network(self, path: Path) -> Network:
-        """Restore the network in a checkpoint and ask it about its test images."""
+        """Restore the network in a checkpoint and run it on its test images."""
         if path not in self.networks:
             checkpoint = load_checkpoint(path)
             record = checkpoint["config"]
@@ -123,7 +123,7 @@ class Evaluator:
         return network.path.name == "last.pt" and finished and same_images
 
     def _comparisons(self, network: Network, run: RunDir) -> dict[str, Any]:
-        """How a distilled student compares with its teacher, and with itself alone, as far as these are there."""
+        """How a distilled student compares with its teacher and its baseline, as far as these are there."""
         record = network.checkpoint["config"]
         own, seed, dataset_dir = Identity.from_record(record), run.path.name, run.path.parent.parent
         if own.get("role") != "kd":
@@ -149,7 +149,7 @@ class Evaluator:
         return compared
 
     def _other(self, path: Path, network: Network) -> Network | None:
-        """The finished network at `path`, if there is one that answers the same test images as `network`."""
+        """The finished network at `path`, if there is one with the same test images as `network`."""
         if not path.exists():
             return None
         try:

@@ -114,7 +114,7 @@ def test_an_animation_is_its_first_frame(tmp_path):
     np.testing.assert_array_equal(decode_image(path, 32), quadrants())
 
 
-# How a camera that stands as the tag says stores an upright picture (EXIF 2.3, tag 274).
+# How a camera that stands as the tag says stores an upright image (EXIF 2.3, tag 274).
 STORED = {
     1: lambda upright: upright,
     2: lambda upright: upright[:, ::-1],

@@ -337,9 +337,9 @@ def test_formats_that_a_package_would_open_are_passed_over_with_its_name(tree, m
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     for name in ("a.heic", "b.HEIC"):
         (tree / "train" / "cat" / name).write_bytes(b"")
-    decode.is_picture.cache_clear()
+    decode.is_image.cache_clear()
     assert "2 .heic (pip install pillow-heif to read them)" in notes(tree)
-    decode.is_picture.cache_clear()
+    decode.is_image.cache_clear()
 
 
 def test_formats_of_a_package_that_is_there_are_read(tree, monkeypatch):
@@ -348,10 +348,10 @@ def test_formats_of_a_package_that_is_there_are_read(tree, monkeypatch):
     stand_in.register_heif_opener = lambda: Image.register_extension("PNG", ".heic")
     monkeypatch.setitem(sys.modules, "pillow_heif", stand_in)
     monkeypatch.setattr(Image, "EXTENSION", dict(Image.registered_extensions()))
-    decode.is_picture.cache_clear()
+    decode.is_image.cache_clear()
     shutil.copy(tree / "train" / "cat" / "0.png", tree / "train" / "cat" / "9.heic")
     assert len(load(tree).train) == 7
-    decode.is_picture.cache_clear()
+    decode.is_image.cache_clear()
 
 
 @pytest.mark.parametrize("name", ["val", "valid", "validation"])
@@ -623,7 +623,7 @@ def grow(tree: Path) -> None:
 
 
 def swap(tree: Path) -> None:
-    """Two files of one size and time for each other, their times kept."""
+    """Two files of one size and time for each other, with their times preserved."""
     one, other = (tree / "train" / "cat" / name for name in ("1.png", "2.png"))
     size = max(path.stat().st_size for path in (one, other))
     content = [path.read_bytes().ljust(size, b"\0") for path in (one, other)]
@@ -712,9 +712,9 @@ def test_a_cache_with_one_wrong_bit_in_its_pixels_is_made_again_with_a_note(tree
     whole = bytearray(cache.read_bytes())
     pixels = first[0].images.numpy().tobytes()
     start = whole.index(pixels)
-    for place in (0, len(pixels) // 2, len(pixels) - 1):
+    for offset in (0, len(pixels) // 2, len(pixels) - 1):
         damaged = bytearray(whole)
-        damaged[start + place] ^= 1
+        damaged[start + offset] ^= 1
         cache.write_bytes(damaged)
         assert same(load(tree), first)
         assert f"note: {cache} is damaged" in capsys.readouterr().err
@@ -727,11 +727,11 @@ def test_no_wrong_byte_anywhere_in_a_cache_gives_an_error_or_other_images(tree):
     whole = cache.read_bytes()
     pixels = first[0].images.numpy().tobytes()
     start = whole.index(pixels)
-    for place in (*range(0, start, 5), *range(start + len(pixels), len(whole), 5)):
+    for offset in (*range(0, start, 5), *range(start + len(pixels), len(whole), 5)):
         damaged = bytearray(whole)
-        damaged[place] ^= 0xFF
+        damaged[offset] ^= 0xFF
         cache.write_bytes(damaged)
-        assert same(load(tree), first), place
+        assert same(load(tree), first), offset
 
 
 def test_a_cache_of_something_else_is_made_again_with_a_note(tree, capsys):

@@ -148,5 +148,5 @@ def test_on_cuda_the_clock_waits_for_the_device():
     heavy = compute.place(nn.Sequential(nn.Conv2d(3, 512, 3, padding=1), *[nn.Conv2d(512, 512, 3)] * 8))
     measured = measure_deployment(heavy, 64, compute)
     assert measured["threads"] is None
-    # No GPU does 2e15 operations a second in bfloat16: a faster figure would be that of the launches alone.
+    # No GPU does 2e15 operations a second in bfloat16: a shorter time would be that of the launches alone.
     assert measured["throughput"] * 2 * measured["multiply_adds"] < 5e15

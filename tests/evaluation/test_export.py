@@ -33,7 +33,7 @@ CONFIG = {"identity": IDENTITY, "data_dir": "/home/me"}
 
 
 def experienced(model: nn.Module, test) -> nn.Module:
-    """Batch norm statistics of these images in place of 0 and 1, and the layout that a GPU run gives weights."""
+    """Batch norm statistics of these images instead of 0 and 1, and the layout that a GPU run gives weights."""
     with torch.no_grad():
         for _ in range(30):
             model.train()(NORMALISE(test.images))
@@ -162,7 +162,9 @@ def test_one_line_is_printed_for_each_file_and_nothing_else(ready, capfd):
     assert ready[0][0].weight.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_warnings_and_logs_of_the_exporters_are_not_shown_but_later_ones_are(ready, monkeypatch, recwarn, caplog):
+def test_warnings_and_logs_of_the_exporters_are_silenced_but_later_ones_are_not(
+    ready, monkeypatch, recwarn, caplog
+):
     make, read_back, content = FORMATS["student.onnx"]
 
     def noisy(*args):

@@ -17,7 +17,7 @@ def test_cnn_tiny_is_under_100_000_parameters():
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_every_network_answers_for_images_of_32_and_of_64_pixels(name):
+def test_every_network_takes_images_of_32_and_of_64_pixels(name):
     model = build_model(name, 7).eval()
     for size in (32, 64):
         assert model(torch.zeros(2, 3, size, size)).shape == (2, 7)

@@ -17,7 +17,7 @@ def test_numbers_are_short(value, text):
     assert short(value) == text
 
 
-def test_what_is_unknown_is_left_out_of_a_mean_and_shown_as_a_dash():
+def test_what_is_unknown_is_left_out_of_a_mean_and_written_as_a_dash():
     assert spread([1.0, None, 3.0]) == "2.00 ± 1.41"
     assert spread([1.0]) == "1.00"
     assert spread([None]) == spread([]) == format_gain(None) == ""

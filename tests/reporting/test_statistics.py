@@ -71,7 +71,7 @@ def test_results_that_have_no_partner_are_refused(values, baseline):
 
 
 @pytest.mark.parametrize(
-    ("gain", "sentence"),
+    ("gain", "text"),
     [
         (Gain(3, 1.3, 0.2, 0.8, 1.8), "KD gains 1.3 ± 0.2 points (3 seeds, 95 % interval 0.8 to 1.8)"),
         (Gain(2, -1.3, 0.2, -1.8, -0.8), "KD loses 1.3 ± 0.2 points (2 seeds, 95 % interval 0.8 to 1.8)"),
@@ -93,8 +93,8 @@ def test_results_that_have_no_partner_are_refused(values, baseline):
         ),
     ],
 )
-def test_a_gain_or_a_loss_is_claimed_only_where_the_interval_leaves_out_zero(gain, sentence):
-    assert summarise_gain("KD", gain) == sentence
+def test_a_gain_or_a_loss_is_claimed_only_where_the_interval_leaves_out_zero(gain, text):
+    assert summarise_gain("KD", gain) == text
 
 
 def test_a_summary_of_runs_without_any_spread_breaks_nothing():
@@ -106,9 +106,9 @@ def test_a_summary_of_runs_without_any_spread_breaks_nothing():
     )
 
 
-def test_an_interval_that_nearly_reaches_zero_is_not_shown_as_if_it_did():
-    sentence = summarise_gain("KD", Gain(3, 0.42, 0.16, 0.03, 0.81))
-    assert sentence == "KD gains 0.42 ± 0.16 points (3 seeds, 95 % interval 0.03 to 0.81)"
+def test_an_interval_that_nearly_reaches_zero_is_not_rounded_to_it():
+    text = summarise_gain("KD", Gain(3, 0.42, 0.16, 0.03, 0.81))
+    assert text == "KD gains 0.42 ± 0.16 points (3 seeds, 95 % interval 0.03 to 0.81)"
     assert "(+0.00 ± " in summarise_gain("KD", Gain(3, -0.001, 0.5, -1.0, 1.0))
 
 

@@ -45,7 +45,7 @@ class ImageSet:
 
     def mean_and_std(self) -> tuple[list[float], list[float]]:
         """Per-channel mean and standard deviation of the pixels, on the scale 0 to 255."""
-        # Whole numbers add up the same for any number of threads; floats do not.
+        # Whole numbers have the same sum for any number of threads; floats do not.
         histogram = torch.zeros(3, 256, dtype=torch.int64, device=self.images.device)
         for chunk in self.images.split(1024):
             for channel in range(3):

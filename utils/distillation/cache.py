@@ -20,7 +20,7 @@ from utils.runtime.files import DamagedFile, read_tensors, try_lock, write_tenso
 
 OUTPUT_BATCH = {"cpu": 128, "cuda": 2000}  # images of 32x32 pixels; VGG19-BN's fastest on two cores is 64 to 128
 LARGEST = torch.finfo(torch.float16).max
-SHOWN_AFTER = 5.0  # seconds
+REPORTED_AFTER = 5.0  # seconds
 HEADER = "teacher_outputs"  # the first entry of each file, by which it is known as ours
 OVERHEAD = 4096  # bytes of a file beside the outputs
 
@@ -39,7 +39,7 @@ class CachedTeacher:
         check_interrupt: Callable[[], None] = lambda: None,
     ):
         self.live, self.batches, self.cache, self.check_interrupt = live, batches, cache, check_interrupt
-        self.current: Outputs | None = None  # of all images of the view that is shown, on the device
+        self.current: Outputs | None = None  # of all images of the current view, on the device
         self.unwritten: dict[int, Outputs] = {}
 
     def show(self, view: int) -> None:
@@ -68,7 +68,7 @@ class CachedTeacher:
         return outputs
 
     def make(self, view: int) -> Outputs:
-        """Ask the teacher about all images of a view."""
+        """Compute the teacher's outputs for all images of a view."""
         started, images = time.perf_counter(), self.batches.image_set
         size = max(1, OUTPUT_BATCH[self.batches.device.type] * 32**2 // images.image_size**2)
         drawn, outputs = self.batches.view(view), []
@@ -80,7 +80,7 @@ class CachedTeacher:
             self.check_interrupt()
         joined = [torch.cat(part).cpu() if part[0] is not None else None for part in zip(*outputs, strict=True)]
         seconds = time.perf_counter() - started
-        if seconds > SHOWN_AFTER:
+        if seconds > REPORTED_AFTER:
             tqdm.write(f"{label}: {len(images):,} images in {seconds:.1f} s", file=sys.stdout)
         return Outputs(*joined)
 

@@ -1,4 +1,4 @@
-"""Feature taps: how any network answers with more than its logits."""
+"""Feature taps: how any network returns more than its logits."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from utils.losses import Outputs
 
-EXAMPLES = 2  # images that are shown to a network to find its stages
+EXAMPLES = 2  # images that a network runs on to find its stages
 
 
 class Tap(NamedTuple):
@@ -20,7 +20,7 @@ class Tap(NamedTuple):
 
 
 class TappedNetwork:
-    """A network that answers with `Outputs`. Its modules are hooked while it does, and only where that is needed.
+    """A network that returns `Outputs`. Its modules are hooked while it does, and only where that is needed.
 
     `forward` may be another form of `model`, such as a compiled one. Raises ValueError for a network that has no
     feature maps or no linear last layer where these are needed.
@@ -53,12 +53,12 @@ class TappedNetwork:
     def _hook(self, name: str, captured: dict[Tap, Tensor]):
         calls = 0
 
-        def keep(_module: nn.Module, taken: tuple[Tensor, ...], given: Tensor) -> None:
+        def record(_module: nn.Module, taken: tuple[Tensor, ...], given: Tensor) -> None:
             nonlocal calls
             captured[Tap(name, calls)] = taken[0] if self.head else given
             calls += 1
 
-        return self.model.get_submodule(name).register_forward_hook(keep)
+        return self.model.get_submodule(name).register_forward_hook(record)
 
     @torch.no_grad()
     def example(self, images: Tensor) -> Outputs:
@@ -97,17 +97,17 @@ def _calls(model: nn.Module, images: Tensor) -> list[tuple[Tap, nn.Module, tuple
     calls: list[tuple[Tap, nn.Module, tuple, Tensor]] = []
     count: dict[str, int] = {}
 
-    def watch(name: str) -> Callable[..., None]:
-        def keep(module: nn.Module, taken: tuple, given: Tensor) -> None:
+    def recorder(name: str) -> Callable[..., None]:
+        def record(module: nn.Module, taken: tuple, given: Tensor) -> None:
             calls.append((Tap(name, count.get(name, 0)), module, taken, given))
             count[name] = count.get(name, 0) + 1
 
-        return keep
+        return record
 
     with ExitStack() as after:
         after.callback(model.train, model.training)
         for name, module in model.named_modules():
             if name:
-                after.callback(module.register_forward_hook(watch(name)).remove)
+                after.callback(module.register_forward_hook(recorder(name)).remove)
         model.eval()(images[:EXAMPLES])
     return calls

@@ -24,7 +24,7 @@ QUICK = 500  # images of a quick measurement
 
 @dataclass(frozen=True)
 class LiveTeacher:
-    """Asks the network about each batch; never changes."""
+    """Runs the network on each batch; never changes."""
 
     network: TappedNetwork
     compute: Compute
@@ -34,7 +34,7 @@ class LiveTeacher:
     rescale: tuple[Tensor, Tensor] | None  # from the student's normalisation to its own, where they differ
 
     def show(self, view: int) -> None:
-        """Nothing to prepare: the batch itself is shown to the network."""
+        """Nothing to prepare: the network runs on the batch itself."""
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Outputs:
@@ -95,7 +95,7 @@ def load_teacher(
 def fold_batch_norm(model: nn.Module) -> nn.Module:
     """A copy of a frozen network with each batch norm multiplied into the convolution before it, where it can be.
 
-    On two cores VGG19-BN answers 3 to 35 % faster so (batches of 128 and 250). The copy is traced: hooks on the
+    On two cores VGG19-BN is 3 to 35 % faster so (batches of 128 and 250). The copy is traced: hooks on the
     modules of the network would not fire in it, so only who asks for logits alone may have it.
     """
     if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):

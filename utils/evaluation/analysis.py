@@ -21,7 +21,7 @@ MOST_MISTAKES = 24
 
 @torch.no_grad()
 def predict(model: nn.Module, batches: Batches, compute: Compute) -> tuple[Tensor, Tensor]:
-    """Answers of `model` in eval mode, in the order of the images: logits float32 [N, C] and labels int64 [N].
+    """Outputs of `model` in eval mode, in the order of the images: logits float32 [N, C] and labels int64 [N].
 
     Both are on the CPU; the mode of the model is left as it was.
     """
@@ -37,13 +37,13 @@ def predict(model: nn.Module, batches: Batches, compute: Compute) -> tuple[Tenso
 
 
 def analyse(logits: Tensor, labels: Tensor, class_names: Sequence[str]) -> dict[str, Any]:
-    """The part of analysis.json that a network's answers decide, from `images` to `mistakes`.
+    """The part of analysis.json that a network's outputs decide, from `images` to `mistakes`.
 
     Takes logits [N, C], labels int64 [N] and C names. Accuracies, confidences and `ece` are percent, `loss` is in
     nats; what an empty bin or a class without images would have is None. Raises UserError where there is no image,
     where shapes do not fit, and for logits that are not finite.
     """
-    _require_answers(logits, labels, len(class_names))
+    _require_outputs(logits, labels, len(class_names))
     classes = len(class_names)
     logits = logits.double()
     predicted = logits.argmax(1)
@@ -72,13 +72,13 @@ def analyse(logits: Tensor, labels: Tensor, class_names: Sequence[str]) -> dict[
 
 
 def compare_with_teacher(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> dict[str, Any]:
-    """The `teacher` of analysis.json without its `run`: the teacher's `top1`, and what became of its answers.
+    """The `teacher` of analysis.json without its `run`: its `top1` and the student's agreement with it.
 
     Takes logits [N, C] of both for the same images and labels int64 [N]. `inherited` and `corrected` are None for
     a teacher without mistakes, `regressed` for one that is never right. Raises UserError as `analyse` does.
     """
     for logits in (student_logits, teacher_logits):
-        _require_answers(logits, labels, student_logits.shape[-1])
+        _require_outputs(logits, labels, student_logits.shape[-1])
     student, teacher = student_logits.argmax(1), teacher_logits.argmax(1)
     mistaken = teacher != labels
     return {
@@ -97,28 +97,28 @@ def compare_with_baseline(
     """The `baseline` of analysis.json without its `run`: `top1` of the same student without a teacher, and gain.
 
     Takes logits [N, C] of both for the same images and labels int64 [N]. `gain` and `per_class_gain` are points of
-    percent, positive where the taught student is better. Raises UserError as `analyse` does.
+    percent, positive where the distilled student is better. Raises UserError as `analyse` does.
     """
-    for answers in (logits, baseline_logits):
-        _require_answers(answers, labels, num_classes)
-    taught, alone = logits.argmax(1) == labels, baseline_logits.argmax(1) == labels
+    for outputs in (logits, baseline_logits):
+        _require_outputs(outputs, labels, num_classes)
+    distilled, baseline = logits.argmax(1) == labels, baseline_logits.argmax(1) == labels
     count = labels.bincount(minlength=num_classes)
-    gained = labels[taught].bincount(minlength=num_classes) - labels[alone].bincount(minlength=num_classes)
+    gained = labels[distilled].bincount(minlength=num_classes) - labels[baseline].bincount(minlength=num_classes)
     return {
-        "top1": _share(alone),
+        "top1": _share(baseline),
         "gain": round(100 * gained.sum().item() / len(labels), 4),
         "per_class_gain": _percent(gained, count),
     }
 
 
-def _require_answers(logits: Tensor, labels: Tensor, classes: int) -> None:
+def _require_outputs(logits: Tensor, labels: Tensor, classes: int) -> None:
     if len(labels) == 0:
         raise UserError("there are no test images to measure", "name a dataset that has some")
     if logits.shape != (len(labels), classes):
-        what = f"answers of shape {tuple(logits.shape)} for {len(labels)} images of {classes} classes"
+        what = f"outputs of shape {tuple(logits.shape)} for {len(labels)} images of {classes} classes"
         raise UserError(what, "compare networks of the same classes on the same test images")
     if not logits.isfinite().all():
-        raise UserError("the network's answers are not finite", "use an earlier checkpoint, or --precision fp32")
+        raise UserError("the network's outputs are not finite", "use an earlier checkpoint, or --precision fp32")
 
 
 def _ranks(logits: Tensor, labels: Tensor) -> Tensor:
@@ -139,8 +139,8 @@ def _calibration(confidence: Tensor, right: Tensor) -> tuple[float, dict[str, li
     confidences = bins.bincount(confidence, minlength=BINS)
     hits = bins.bincount(right.double(), minlength=BINS)
     ece = (hits - confidences).abs().sum().item() / len(bins)
-    shown = {"confidence": _percent(confidences, count), "accuracy": _percent(hits, count)}
-    return round(100 * ece, 4), {"count": count.tolist(), **shown}
+    means = {"confidence": _percent(confidences, count), "accuracy": _percent(hits, count)}
+    return round(100 * ece, 4), {"count": count.tolist(), **means}
 
 
 def _per_class(right: Tensor, labels: Tensor, classes: int) -> list[float | None]:
@@ -152,14 +152,14 @@ def _confused(pairs: Tensor, labels: Tensor, class_names: Sequence[str]) -> list
     size = labels.bincount(minlength=len(class_names)).tolist()
     kinds, counts = pairs.unique(return_counts=True)  # sorted, so that equal counts stand in the order of classes
     order = counts.argsort(descending=True, stable=True)[:MOST_CONFUSED]
-    found = []
+    confused = []
     for pair, count in zip(kinds[order].tolist(), counts[order].tolist(), strict=True):
         true, predicted = divmod(pair, len(class_names))
         share = round(100 * count / size[true], 4)
-        found.append(
+        confused.append(
             {"true": class_names[true], "predicted": class_names[predicted], "count": count, "share": share}
         )
-    return found
+    return confused
 
 
 def _mistakes(

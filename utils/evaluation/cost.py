@@ -22,7 +22,7 @@ FEWEST = 3  # repeats, however long they take
 
 
 def measure_deployment(model: nn.Module, image_size: int, compute: Compute) -> dict[str, Any]:
-    """The figures of analysis.json from `parameters` to `threads`, of `model` on the device where it is.
+    """The part of analysis.json from `parameters` to `threads`, of `model` on the device where it is.
 
     `file_bytes` is what its weights and statistics take in a file; last.pt holds the optimizer's state too.
     """
@@ -44,14 +44,14 @@ def multiply_adds(model: nn.Module, image_size: int, device: torch.device) -> in
 
     Batch norm, activations and pooling are not counted, as is usual. torch counts two operations for each.
     """
-    with _answering(model), FlopCounterMode(display=False) as counter:
+    with _inference(model), FlopCounterMode(display=False) as counter:
         model(_images(1, image_size, device))
     return counter.get_total_flops() // 2
 
 
 def latency_ms(model: nn.Module, image_size: int, compute: Compute) -> float:
     """Median milliseconds from one normalised image on the device to its logits there, after warming up."""
-    with _answering(model):
+    with _inference(model):
         return 1000 * _median_seconds(_pass(model, 1, image_size, compute), compute.device, LATENCY_SECONDS)
 
 
@@ -62,7 +62,7 @@ def throughput(model: nn.Module, image_size: int, compute: Compute) -> tuple[flo
     RuntimeError where not even one image fits.
     """
     best = (0.0, 0)
-    with _answering(model):
+    with _inference(model):
         for batch in BATCHES[compute.device.type]:
             try:
                 run = _pass(model, batch, image_size, compute)
@@ -78,7 +78,7 @@ def throughput(model: nn.Module, image_size: int, compute: Compute) -> tuple[flo
 
 
 @contextmanager
-def _answering(model: nn.Module) -> Iterator[None]:
+def _inference(model: nn.Module) -> Iterator[None]:
     """The model as it is when it is used: in eval mode, without gradients. Its mode comes back."""
     was_training = model.training
     model.eval()

@@ -33,7 +33,7 @@ MOST_IMAGES = 10_000  # that a file is compared on
 NEAR_TIE = 1e-4  # of the two best logits: rounding may exchange them
 TOLERANCE = 1e-3  # of a logit, as a share of the largest one: rounding is a hundred times smaller
 
-Answer = Callable[[Tensor], Tensor]  # uint8 [B, H, W, 3] -> logits float32 [B, C], both on the CPU
+Forward = Callable[[Tensor], Tensor]  # uint8 [B, H, W, 3] -> logits float32 [B, C], both on the CPU
 
 
 class Deployable(nn.Module):
@@ -72,10 +72,10 @@ def export(
     """Write `student.safetensors`, `student.onnx`, `student.pt2` and `card.json` to `folder`; returns the card.
 
     `network` is in eval mode on the device of `compute`, and `checkpoint` what it was restored from.
-    Each file is read back and has to answer as `network` does in float32, on up to 10,000 test images spread
+    Each file is read back and has to predict as `network` does in float32, on up to 10,000 test images spread
     evenly over the set: the same top-1, unless the two best logits are less than 1e-4 apart. All files appear
     together, or none. Raises UserError where a package is missing, where `folder` cannot take the files or holds
-    some, where the network cannot be exported, and where a file answers differently.
+    some, where the network cannot be exported, and where a file's outputs differ.
     """
     folder = Path(folder)
     require_ready(folder)
@@ -124,19 +124,19 @@ def export(
     return card
 
 
-def compare(name: str, answer: Answer, parts: tuple[Tensor, ...], expected: Tensor) -> dict[str, Any]:
-    """Compare a file's logits with those `expected` (float32 [N, C]) for images in batches, and for one alone.
+def compare(name: str, forward: Forward, parts: tuple[Tensor, ...], expected: Tensor) -> dict[str, Any]:
+    """Compare a file's logits with those `expected` (float32 [N, C]) for images in batches, and for a single one.
 
     Returns what the card says of it. Raises UserError for another top-1 where the two best logits are at least
     `NEAR_TIE` apart, and for logits that differ by more than rounding, or are not finite.
     """
-    logits = torch.cat([answer(part) for part in parts])
-    alone = answer(parts[0][:1])
+    logits = torch.cat([forward(part) for part in parts])
+    single = forward(parts[0][:1])
     changed = logits.argmax(1) != expected.argmax(1)
-    changed[:1] |= alone.argmax(1) != expected[:1].argmax(1)
+    changed[:1] |= single.argmax(1) != expected[:1].argmax(1)
     best = expected.topk(min(2, expected.shape[1])).values
     near_tie = best[:, 0] - best[:, -1] < NEAR_TIE
-    difference = torch.cat((logits - expected, alone - expected[:1])).abs().max().item()
+    difference = torch.cat((logits - expected, single - expected[:1])).abs().max().item()
     wrong = int((changed & ~near_tie).sum())
     largest = max(1.0, expected.abs().max().item())
     if wrong or not difference <= TOLERANCE * largest:  # NaN is not within it
@@ -199,7 +199,7 @@ def _pt2(_network: nn.Module, program: torch.export.ExportedProgram, _checkpoint
     return file.getvalue()
 
 
-def _load_safetensors(path: Path, deployable: Deployable, checkpoint: dict[str, Any]) -> Answer:
+def _load_safetensors(path: Path, deployable: Deployable, checkpoint: dict[str, Any]) -> Forward:
     from safetensors.torch import load_file
 
     weights = load_file(path)
@@ -210,7 +210,7 @@ def _load_safetensors(path: Path, deployable: Deployable, checkpoint: dict[str, 
     return loaded
 
 
-def _load_onnx(path: Path, _deployable: Deployable, _checkpoint: dict[str, Any]) -> Answer:
+def _load_onnx(path: Path, _deployable: Deployable, _checkpoint: dict[str, Any]) -> Forward:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -220,7 +220,7 @@ def _load_onnx(path: Path, _deployable: Deployable, _checkpoint: dict[str, Any])
     return lambda images: torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
 
 
-def _load_pt2(path: Path, _deployable: Deployable, _checkpoint: dict[str, Any]) -> Answer:
+def _load_pt2(path: Path, _deployable: Deployable, _checkpoint: dict[str, Any]) -> Forward:
     with open(path, "rb") as file:  # by its temporary name, torch would warn of the suffix
         return torch.export.load(file).module()
 

@@ -29,8 +29,8 @@ class Meter:
     def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Add a batch: its mean loss (scalar), logits [B, C] and labels int64 [B]."""
         with torch.no_grad():
-            guesses = logits.topk(min(5, logits.shape[1])).indices
-            hits = guesses == labels[:, None]
+            predicted = logits.topk(min(5, logits.shape[1])).indices
+            hits = predicted == labels[:, None]
             self.sums[:3] += torch.stack((loss.double() * len(labels), hits[:, 0].sum(), hits.sum()))
             self.sums[3] += len(labels)
 

@@ -42,7 +42,7 @@ class Method(nn.Module):
         return F.cross_entropy(at_least_float32(student.logits), labels, label_smoothing=self.label_smoothing)
 
     def formula(self) -> str:
-        """The objective as it is shown to people."""
+        """The objective as a text for people."""
         settings = (f"{name} {getattr(self, name):g}" for name in inspect.signature(type(self)).parameters)
         return f"{type(self).__name__} with {', '.join(settings)}"
 

@@ -1,4 +1,4 @@
-"""What a network answers with."""
+"""The outputs of a network."""
 
 from __future__ import annotations
 

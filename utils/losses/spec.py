@@ -30,15 +30,15 @@ class MethodSpec:
     @property
     def spec(self) -> str:
         """The shortest text that means the same."""
-        changed = [f"{key}={_text(value)}" for key, value in self._shown()]
+        changed = [f"{key}={_text(value)}" for key, value in self._changed()]
         return self.name + (f":{','.join(changed)}" if changed else "")
 
     def slug(self, *always: str) -> str:
         """The settings in a folder's name, such as `t5`: what differs from the default, and `always`."""
-        shown = self._shown(*self.kind.always_named, *always)
-        return "-".join(_slug(SHORT.get(key, key), value) for key, value in shown)
+        settings = self._changed(*self.kind.always_named, *always)
+        return "-".join(_slug(SHORT.get(key, key), value) for key, value in settings)
 
-    def _shown(self, *always: str) -> list[tuple[str, Any]]:
+    def _changed(self, *always: str) -> list[tuple[str, Any]]:
         return [(k, v) for k, v in self.settings.items() if k in always or v != self.defaults[k]]
 
 

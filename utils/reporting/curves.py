@@ -1,4 +1,4 @@
-"""Curves of a run, and one picture that compares all runs of a dataset."""
+"""Curves of a run, and one plot that compares all runs of a dataset."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -27,9 +27,9 @@ def plot_run(title: str, history: History, accuracy: Path, loss: Path, test: Map
         _line(axes, history, f"train_{key}", COLOURS[1], train)
         _line(axes, history, f"val_{key}", COLOURS[0], held_out)
         if test is not None:
-            shown = f"test, last epoch: {test[key]:.2f}" + (" %" if key == "top1" else "")
+            text = f"test, last epoch: {test[key]:.2f}" + (" %" if key == "top1" else "")
             axes.plot(
-                len(history), test[key], "D", color="#000000", markersize=5, label=shown, clip_on=False, zorder=4
+                len(history), test[key], "D", color="#000000", markersize=5, label=text, clip_on=False, zorder=4
             )
         _finish(figure, axes, path)
 
@@ -37,7 +37,7 @@ def plot_run(title: str, history: History, accuracy: Path, loss: Path, test: Map
 def plot_comparison(title: str, runs: Mapping[str, Sequence[History]], path: Path) -> bool:
     """Write validation accuracy over epochs, a line for each row of the table: the mean of its seeds.
 
-    Several seeds are shown as a band from the lowest to the highest. Returns False, and writes nothing,
+    Several seeds are drawn as a band from the lowest to the highest. Returns False, and writes nothing,
     where no run held out validation images.
     """
     figure, axes = _figure(title, "validation top-1 accuracy (%)")
@@ -73,7 +73,7 @@ def plot_heat_map(title: str, values: Mapping[tuple[float, float], float], path:
     figure = Figure(figsize=size, layout="constrained", facecolor="white")
     axes = figure.add_subplot()
     axes.set_title(title, loc="left", fontsize=11, fontweight="bold", pad=10)
-    picture = axes.imshow(grid, cmap="Blues", aspect="auto")
+    image = axes.imshow(grid, cmap="Blues", aspect="auto")
     dress(axes, "temperature T", "alpha")
     axes.grid(visible=False)
     axes.set_xticks(range(len(temps)), [f"{temp:g}" for temp in temps])
@@ -85,7 +85,7 @@ def plot_heat_map(title: str, values: Mapping[tuple[float, float], float], path:
     temp, alpha = max(values, key=values.get)
     corner = temps.index(temp) - 0.5, alphas.index(alpha) - 0.5
     axes.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor=COLOURS[1], linewidth=2.5))
-    figure.colorbar(picture, ax=axes).outline.set_visible(False)
+    figure.colorbar(image, ax=axes).outline.set_visible(False)
     save(figure, path)
 
 
@@ -98,10 +98,10 @@ def _figure(title: str, label: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def dress(axes: Axes, across: str, up: str) -> None:
-    """The look of all pictures: grey labels `across` and `up`, a light grid, no box."""
-    axes.set_xlabel(across, color=GREY)
-    axes.set_ylabel(up, color=GREY)
+def dress(axes: Axes, x: str, y: str) -> None:
+    """The style of all plots: grey axis labels `x` and `y`, a light grid, no box."""
+    axes.set_xlabel(x, color=GREY)
+    axes.set_ylabel(y, color=GREY)
     axes.grid(axis="y", color="#E3E5E8", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)

@@ -1,4 +1,4 @@
-"""Pictures of the analysis of a run: how far its confidence can be trusted, and what it gets wrong."""
+"""Plots of the analysis of a run: how far its confidence can be trusted, and what it gets wrong."""
 
 import textwrap
 from collections.abc import Mapping
@@ -32,8 +32,8 @@ def plot_reliability(analysis: Analysis, path: Path, title: str) -> None:
     figure = Figure(figsize=(6.4, 5.8), layout="constrained", facecolor="white")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     _title(figure, title)
-    shown = f"calibration error {analysis['ece']:.1f} %, top-1 {analysis['top1']:.1f} %, {images:,} test images"
-    upper.set_title(shown, loc="left", fontsize=9, color=DARK)
+    subtitle = f"calibration error {analysis['ece']:.1f} %, top-1 {analysis['top1']:.1f} %, {images:,} test images"
+    upper.set_title(subtitle, loc="left", fontsize=9, color=DARK)
     dress(upper, "", "accuracy (%)")
     accuracies = [bins["accuracy"][number] for number in filled]
     upper.bar(centres, accuracies, 0.92 * width, color=COLOURS[0], label="accuracy in each bin")
@@ -62,22 +62,22 @@ def plot_confusion(analysis: Analysis, path: Path, title: str) -> bool:
     _title(figure, title)
     # The square root: most mistakes are a few percent, and would be as white as none.
     shades = PowerNorm(0.5, vmin=0, vmax=100)
-    picture = axes.imshow(shares, cmap="Blues", norm=shades, interpolation="nearest")
+    image = axes.imshow(shares, cmap="Blues", norm=shades, interpolation="nearest")
     dress(axes, "predicted class", "true class")
     axes.grid(visible=False)
     axes.spines["bottom"].set_visible(False)
-    shown = range(0, classes, -(-classes // MOST_LABELS))
-    names = [_short(analysis["class_names"][number], 18) for number in shown]
+    ticks = range(0, classes, -(-classes // MOST_LABELS))
+    names = [_short(analysis["class_names"][number], 18) for number in ticks]
     size = 9 if classes <= 12 else 8
     upright = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
-    axes.set_xticks(shown, names, fontsize=size, **upright, **PLAIN)
-    axes.set_yticks(shown, names, fontsize=size, **PLAIN)
+    axes.set_xticks(ticks, names, fontsize=size, **upright, **PLAIN)
+    axes.set_yticks(ticks, names, fontsize=size, **PLAIN)
     if classes <= COUNTS_UP_TO:
         style = {"ha": "center", "va": "center", "fontsize": 8 if counts.max() < 1000 else 6.5}
         for row, column in np.argwhere(counts):
             colour = "white" if shades(shares[row, column]) > 0.6 else DARK
             axes.text(column, row, str(counts[row, column]), color=colour, **style)
-    bar = figure.colorbar(picture, ax=axes, shrink=0.6, pad=0.02, ticks=(0, 1, 5, 20, 50, 100), format="%d")
+    bar = figure.colorbar(image, ax=axes, shrink=0.6, pad=0.02, ticks=(0, 1, 5, 20, 50, 100), format="%d")
     bar.set_label("% of the true class", color=GREY)
     bar.outline.set_visible(False)
     bar.ax.tick_params(colors=GREY, length=0)

@@ -59,7 +59,7 @@ def paired_gain(values: Sequence[float], baseline: Sequence[float]) -> Gain:
     if len(values) != len(baseline) or not values:
         what = f"{len(values)} results cannot be paired with {len(baseline)}"
         raise UserError(what, "compare runs of the same seeds")
-    # Rounded as the figures are that come in: equal differences must not differ by the noise of subtraction.
+    # Rounded as the accuracies are that come in: equal differences must not differ by the noise of subtraction.
     differences = [round(value - other, 4) for value, other in zip(values, baseline, strict=True)]
     n = len(differences)
     mean = math.fsum(differences) / n
@@ -71,16 +71,16 @@ def paired_gain(values: Sequence[float], baseline: Sequence[float]) -> Gain:
 
 
 def summarise_gain(name: str, gain: Gain) -> str:
-    """One sentence on whether the runs called `name` gain or lose: they do where the interval leaves out zero.
+    """One line on whether the runs called `name` gain or lose: they do where the interval leaves out zero.
 
-    ± is the standard deviation over seeds, not the error of the mean; the interval is that of the mean. Figures
+    ± is the standard deviation over seeds, not the error of the mean; the interval is that of the mean. Numbers
     have one decimal, or two where one of them would vanish.
     """
-    figures = [figure for figure in gain[1:] if figure is not None]
-    digits = 2 if any(0 < abs(figure) < 0.1 for figure in figures) else 1
+    numbers = [number for number in gain[1:] if number is not None]
+    digits = 2 if any(0 < abs(number) < 0.1 for number in numbers) else 1
 
-    def text(figure: float, sign: str = "") -> str:
-        return f"{round(figure, digits) + 0.0:{sign}.{digits}f}"  # + 0.0 takes the sign off a zero
+    def text(number: float, sign: str = "") -> str:
+        return f"{round(number, digits) + 0.0:{sign}.{digits}f}"  # + 0.0 takes the sign off a zero
 
     if gain.n == 1:
         points = f"{text(gain.mean, '+')} points in one seed"

@@ -11,7 +11,7 @@ from utils.runtime.files import write_text
 from utils.runtime.identity import SWEPT, Identity
 from utils.runtime.run_dir import RunDir
 
-VALIDATION = "val.json"  # the metrics of a finished run of a sweep, in the place of test.json
+VALIDATION = "val.json"  # the metrics of a finished run of a sweep, instead of test.json
 FLAGS = {"temperature": "--temp", "alpha": "--alpha"}
 Point = tuple[float, ...]  # of the settings that are varied
 

@@ -129,27 +129,27 @@ def paired(row: Row, rows: Iterable[Row]) -> Gain | None:
 
 
 def summarise_gains(rows: Sequence[Row]) -> list[str]:
-    """A sentence for each distilled student: whether it gains, and how surely."""
+    """A line for each distilled student: whether it gains, and how surely."""
     distilled = [row for row in rows if row.identity["role"] == "kd"]
     several = len({row.identity["network"] for row in distilled}) > 1
-    sentences = []
+    lines = []
     for row in distilled:
         gain = paired(row, rows)
         label, title = row.identity.label, row.identity.method_title()
         of = f" of {row.identity['network']}" if several else ""
         name = f"{label}{of}{title.removeprefix(label)}{row.note}"
         if gain is not None:
-            sentences.append(summarise_gain(name, gain))
+            lines.append(summarise_gain(name, gain))
         else:
-            sentences.append(f"{name}: no student alone with the same recipe to compare with")
-    return sentences
+            lines.append(f"{name}: no student alone with the same recipe to compare with")
+    return lines
 
 
 def _page(dataset: str, rows: list[Row], compared: bool) -> Iterable[str]:
     yield f"# Knowledge distillation on {dataset}"
-    said = summarise_gains(rows)
-    if said:
-        yield "\n".join(f"- {sentence}." for sentence in said)
+    gains = summarise_gains(rows)
+    if gains:
+        yield "\n".join(f"- {line}." for line in gains)
     yield table(rows)
     first = next(iter(rows[0].configs.values()))
     data, several = first["data"], any(len(row.tests) > 1 for row in rows)
@@ -159,7 +159,7 @@ def _page(dataset: str, rows: list[Row], compared: bool) -> Iterable[str]:
         f"Accuracy{over_seeds} on {data['test']:,} test images, read once, after the last epoch. Training had "
         f"{data['train']:,} images{curves}. Seconds are those of training alone. The gain compares runs of the "
         "same seed and recipe with and without a teacher."
-        + (" Its interval is that of the mean, by Student's t." if several and said else "")
+        + (" Its interval is that of the mean, by Student's t." if several and gains else "")
     )
     if compared:
         yield "![Validation accuracy of all runs over epochs](comparison.png)"

@@ -115,10 +115,10 @@ def restore_network(path: Path, content: dict[str, Any], build_model: BuildModel
 
 def require_fit(path: Path, weights: dict[str, Tensor], expected: dict[str, torch.Size], what: str) -> None:
     """Raise DamagedFile unless `weights` have the `expected` names and shapes."""
-    found = {key: tensor.shape for key, tensor in weights.items()}
-    if found != expected:
-        wrong = sorted(key for key in found.keys() | expected.keys() if found.get(key) != expected.get(key))
-        first = f"{wrong[0]} is {_shape(found, wrong[0])} instead of {_shape(expected, wrong[0])}"
+    shapes = {key: tensor.shape for key, tensor in weights.items()}
+    if shapes != expected:
+        wrong = sorted(key for key in shapes.keys() | expected.keys() if shapes.get(key) != expected.get(key))
+        first = f"{wrong[0]} is {_shape(shapes, wrong[0])} instead of {_shape(expected, wrong[0])}"
         raise DamagedFile(f"{path} does not fit {what}: {first} ({len(wrong)} differ)")
 
 

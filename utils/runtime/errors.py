@@ -1,4 +1,4 @@
-"""Failures that a user can mend, and texts of others that are safe to print."""
+"""Failures that a user can fix, and texts of others that are safe to print."""
 
 import unicodedata
 
@@ -30,7 +30,7 @@ class UserError(Exception):
 
 
 class UsageError(UserError):
-    """A command that cannot be carried out as it was explicit."""
+    """A command that cannot be carried out as it was given."""
 
     exit_code = 2
 

@@ -98,7 +98,7 @@ def write_tensors(path: Path, content: dict[str, Any]) -> None:
 def read_tensors(path: Path, mmap: bool = False, foreign: bool = False) -> dict[str, Any]:
     """Read a dict of tensors and plain values; nothing in the file can run code (`weights_only=True`).
 
-    Damage is found by the checksum that `write_tensors` puts in, or else by the CRC of each part of the archive
+    Damage is detected by the checksum that `write_tensors` puts in, or else by the CRC of each part of the archive
     (`torch.load` alone accepts a flipped bit in a weight), and by tensors that claim more than the file holds.
     With `foreign`, files of other programs are read too: torch's format from before 1.6, and harmless objects
     beside the tensors, each as an `Unread`. Raises OSError where there is nothing to read, DamagedFile for
@@ -143,7 +143,7 @@ class Unread:
 CHECKSUM = "checksum"
 COPY = "use another copy, or make it again"
 SAVE = "save its tensors alone, in its own program: torch.save(model.state_dict(), 'weights.pt')"
-# What training scripts commonly save beside the weights: figures of NumPy, and the command line.
+# What training scripts commonly save beside the weights: NumPy's scalars and arrays, and the command line.
 HARMLESS = (
     *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
     *("numpy.dtype", "numpy.ndarray", "argparse.Namespace", "pathlib.PosixPath", "pathlib.WindowsPath"),

@@ -9,7 +9,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupt:
-    """Within the block, a signal is noted; `check` raises it where it is safe to stop.
+    """Within the block, a signal is noted; `check_interrupt` raises it where it is safe to stop.
 
     A second SIGINT ends the process at once: files are whole at any moment (see `utils.runtime.files`).
     """

@@ -105,7 +105,7 @@ def fit_weights(path: Path, weights: Mapping[str, Tensor], expected: Mapping[str
     """Return `weights` as a network's state_dict, in float32, with notes on what was done to them.
 
     `expected` is the network's own state_dict, or the shapes in it; `what` names the network in messages. Layers
-    are found by their names, less the prefixes that wrappers leave, or else by their order and shapes. A bias
+    are matched by their names, less the prefixes that wrappers leave, or else by their order and shapes. A bias
     before batch norm is taken off the running mean, which gives the same outputs. Raises UserError for weights of
     another network or another type, and for values that are not finite.
     """

@@ -14,7 +14,7 @@ EVERY = {"cpu": 0.0, "cuda": 10.0}
 
 
 class CheckpointWriter:
-    """Keeps a training's state after each epoch; within the block's end, however that comes, it is on disk."""
+    """Saves a training's state after each epoch; when the block ends, however that comes, it is on disk."""
 
     def __init__(self, run_dir: RunDir, state: TrainState, content: dict[str, Any], every: float):
         self.run_dir, self.state, self.content, self.every = run_dir, state, content, every

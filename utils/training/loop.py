@@ -135,7 +135,7 @@ def _train_epoch(epoch: int, step: Step, run: Callable[[Tensor], None], options:
             _require_finite(metrics.loss, epoch, state)
             options.on_progress(epoch, number + 1, metrics)
             next_log = time.perf_counter() + LOG_INTERVAL
-    # A step can spoil weights or statistics after its own loss was fine; a sum of norms finds any such value.
+    # A step can break weights or statistics after its own loss was fine; a sum of norms finds any such value.
     norms = torch.stack(torch._foreach_norm(floats(state.result)))
     metrics = meter.read()
     _require_finite(metrics.loss + norms.sum().item(), epoch, state)

@@ -15,7 +15,7 @@ from utils.runtime.run_dir import EpochRecord
 from utils.training.loop import Teacher
 from utils.training.state import TrainState
 
-IMAGES = 64  # augmented ones that are shown
+IMAGES = 64  # augmented ones that are logged
 
 
 def require_tensorboard() -> None:
@@ -59,7 +59,7 @@ class TensorBoardLogger:
         """Each weighted term of the objective, and the 2-norm of its gradient, on the first batch of `epoch`.
 
         Computed with a copy of the network as it is now: batch norm in training mode moves its statistics. The
-        teacher shows the view of that epoch already.
+        teacher is at the view of that epoch already.
         """
         state, network = self.state, copy.deepcopy(self.state.model).train()
         batch = self.train.serve(self.train.order(epoch)[0], self.train.view(self.train.view_number(epoch)))

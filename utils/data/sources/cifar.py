@@ -10,7 +10,7 @@ from utils.data.image_set import ImageSet
 from utils.data.sources import Parts, Request
 from utils.runtime.errors import UserError
 
-TIMEOUT = 30  # seconds without an answer, after which a server counts as gone
+TIMEOUT = 30  # seconds without a response, after which a server counts as gone
 
 
 def load(request: Request) -> Parts:

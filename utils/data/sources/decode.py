@@ -1,4 +1,4 @@
-"""One image file as uint8 pixels: which endings are pictures, value ranges, huge images, silent decoders."""
+"""One image file as uint8 pixels: which endings are images, value ranges, huge images, silent decoders."""
 
 import logging
 import os
@@ -23,15 +23,15 @@ DECODER_ERRORS += (ArithmeticError, AssertionError, struct.error, zlib.error, Im
 DECODER_ERRORS += (MemoryError,)
 
 # What Pillow lists among its formats, but only names, plays or hands to another program.
-NO_PICTURES = {"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}
-# ending -> (the package that teaches it to Pillow, its module)
+NOT_IMAGES = {"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}
+# ending -> (the package that adds it to Pillow, its module)
 EXTRAS = {
     **dict.fromkeys((".heic", ".heif", ".hif"), ("pillow-heif", "pillow_heif")),
     **dict.fromkeys((".avif", ".avifs"), ("pillow-avif-plugin", "pillow_avif")),
     ".jxl": ("pillow-jxl-plugin", "pillow_jxl"),
 }
 
-Image.MAX_IMAGE_PIXELS = None  # Pillow's limit makes a panorama an error; the two below take its place
+Image.MAX_IMAGE_PIXELS = None  # Pillow's limit makes a panorama an error; the two below replace it
 MAX_PIXELS = 500_000_000  # after the reduction that JPEG offers: about 2 GB while it is decoded
 LARGE_PIXELS = 50_000_000  # from here on, one image is decoded at a time
 one_large_image = threading.Lock()
@@ -43,15 +43,15 @@ FLAT_DEEP = 16  # levels that 12 bits span when only the upper 8 of 16 bits are 
 
 
 @cache
-def is_picture(ending: str) -> bool:
-    """Whether files of an ending (".jpg", lower case) are pictures that can be decoded here."""
+def is_image(ending: str) -> bool:
+    """Whether files of an ending (".jpg", lower case) are images that can be decoded here."""
     kind = Image.registered_extensions().get(ending)
     if kind is None and ending in EXTRAS:
         with suppress(ImportError, OSError, RuntimeError):  # not installed, or not for this system
             module = import_module(EXTRAS[ending][1])
             getattr(module, "register_heif_opener", lambda: None)()  # the others register when imported
         kind = Image.registered_extensions().get(ending)
-    return ending == ".mpo" or (kind in Image.OPEN and kind not in NO_PICTURES)  # .mpo is opened as a JPEG
+    return ending == ".mpo" or (kind in Image.OPEN and kind not in NOT_IMAGES)  # .mpo is opened as a JPEG
 
 
 @contextmanager
@@ -97,7 +97,7 @@ def decode_image(path: Path, size: int) -> np.ndarray:
 def _open(path: Path) -> Image.Image:
     # By name, because a file's content decides over its ending: PostScript named .jpg would start a program.
     Image.init()
-    return Image.open(path, formats=[kind for kind in Image.ID if kind not in NO_PICTURES])
+    return Image.open(path, formats=[kind for kind in Image.ID if kind not in NOT_IMAGES])
 
 
 def _square(image: Image.Image, size: int) -> np.ndarray:

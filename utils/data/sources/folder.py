@@ -90,7 +90,7 @@ def _chosen(part: Part, number: dict[str, int], limit: int | None) -> list[int]:
     indices = torch.arange(len(part.files))
     if limit is None:
         return indices.tolist()
-    # The one rule for this, applied to indices in place of images.
+    # The one rule for this, applied to indices instead of images.
     labels = torch.tensor([number[file.class_name] for file in part.files])
     return ImageSet(indices, labels, tuple(number)).first(limit).images.tolist()
 

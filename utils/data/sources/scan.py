@@ -1,4 +1,4 @@
-"""What lies in a folder of images: the files of each part and class, and what is passed over or out of place."""
+"""What lies in a folder of images: the files of each part and class, and what is passed over or misplaced."""
 
 import os
 import re
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from utils.data.sources.decode import EXTRAS, is_picture
+from utils.data.sources.decode import EXTRAS, is_image
 from utils.runtime.errors import UserError
 
 LAYOUT = "expected train/<class>/<image> and test/<class>/<image> under --data-dir"
@@ -88,7 +88,7 @@ def listed(texts, most: int = LISTED) -> str:
 def scan(data_dir: Path) -> tuple[dict[str, Part], PassedOver]:
     """List the parts "train", "test" and, where it is there, "val", and what was passed over in them.
 
-    Hidden files, junk of operating systems and files without the ending of a picture are passed over. Raises
+    Hidden files, junk of operating systems and files without the ending of an image are passed over. Raises
     UserError for a layout without training or test images, that says what is there instead.
     """
     passed_over = PassedOver()
@@ -117,7 +117,7 @@ def _scan_part(folder: Path, passed_over: PassedOver) -> Part:
             files += members
             if not members:
                 empty[entry.name] = str(own) or "empty"
-        elif is_picture(_ending(entry.name)) and entry.is_file():
+        elif is_image(_ending(entry.name)) and entry.is_file():
             direct += 1
         else:
             own.add(entry, _ending(entry.name))
@@ -141,7 +141,7 @@ def _entries(folder: str | Path) -> list[os.DirEntry]:
 
 
 def _walk(folder: str, passed_over: PassedOver, above: tuple) -> Iterator[os.DirEntry]:
-    """All pictures in `folder` and the folders in it; `above` are the identities of those it lies in."""
+    """All images in `folder` and the folders in it; `above` are the identities of those it lies in."""
     above += (_identity(folder),)
     for entry in _entries(folder):
         ending = _ending(entry.name)
@@ -152,7 +152,7 @@ def _walk(folder: str, passed_over: PassedOver, above: tuple) -> Iterator[os.Dir
                 passed_over.counts["link to a folder around it"] += 1
             else:
                 yield from _walk(entry.path, passed_over, above)
-        elif is_picture(ending) and entry.is_file():
+        elif is_image(ending) and entry.is_file():
             yield entry
         else:
             passed_over.add(entry, ending)
@@ -164,7 +164,7 @@ def _identity(folder: str | Path) -> tuple[int, int]:
 
 
 def _state(entry: os.DirEntry, folder: Path) -> str:
-    # The time of the last change of the file's entry, too: it shows files that were swapped with their times kept.
+    # The time of the last change of the file's entry, too: it tells files that were swapped with their times.
     state = entry.stat()
     times = f"{state.st_size}\0{state.st_mtime_ns}\0{state.st_ctime_ns}"
     return f"{os.path.relpath(entry.path, folder)}\0{times}"
@@ -199,7 +199,7 @@ def _no_part(data_dir: Path, missing: str) -> UserError:
     val = [name for name in VAL_NAMES if name in inside]
     if missing == "test" and val:
         hint = f"there are train/ and {val[0]}/: accuracy is reported on test/, {val[0]}/ only draws the curves. "
-        hint += f"Rename {val[0]}/ to test/, and a share of train/ is held out for validation in its place"
+        hint += f"Rename {val[0]}/ to test/, and a share of train/ is held out for validation instead"
         return UserError(what, hint)
     there = f"there are the folders {listed(inside)}" if inside else "there are no folders in it"
     return UserError(what, f"{LAYOUT}; {there}")

@@ -1,6 +1,6 @@
 """An embedded data set: ten kinds of shapes in cluttered 32x32 scenes, drawn at once and never downloaded.
 
-Each shape has a random place, size, angle, pair of colours and softness; behind it are a shaded, striped
+Each shape has a random position, size, angle, pair of colours and softness; behind it are a shaded, striped
 background and other, smaller blobs; over it are a bar that hides a part of it and noise. Drawn from signed
 distances (negative inside), so that edges are smooth without drawing anything larger.
 """
@@ -41,7 +41,7 @@ def _scenes(labels: Tensor, random: np.random.Generator) -> Tensor:
         """[n, 1, 1, *more]"""
         return torch.from_numpy(random.uniform(low, high, (count, 1, 1, *more)).astype(np.float32))
 
-    axis = (torch.arange(SIZE) + 0.5) / (SIZE / 2) - 1  # -1 to 1 across the picture
+    axis = (torch.arange(SIZE) + 0.5) / (SIZE / 2) - 1  # -1 to 1 over the image
     y, x = axis.view(1, SIZE, 1), axis.view(1, 1, SIZE)
 
     angle = uniform(0, 2 * math.pi)

@@ -1,4 +1,4 @@
-"""The page to look at, `results/<dataset>/report.html`: table, plots and analysis of all runs in one file.
+"""The HTML page of a dataset, `results/<dataset>/report.html`: table, plots and analysis of all runs in one file.
 
 It runs no script and asks nothing of the network: its images are data URIs, and its own policy forbids the rest.
 """

@@ -99,7 +99,7 @@ def training_charts(entries: Sequence[Entry]) -> list[Chart]:
 
 
 def recipe(entry: Entry) -> dict[str, list[str]]:
-    """How the runs of a row were made and measured; the only place of the page that reads all their settings."""
+    """How the runs of a row were made and measured; nothing else on the page reads all their settings."""
     row, configs = entry.row, list(entry.row.configs.values())
     settings = row.settings("role", "network", *PARTS.values(), *SEED)
     counts = configs[0]["data"]

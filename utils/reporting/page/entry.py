@@ -52,7 +52,7 @@ class Entry:
 
     @property
     def seed(self) -> int:
-        """The seed whose confusion and mistakes are shown."""
+        """The seed whose confusion and mistakes are displayed."""
         return min(self.analysis)
 
     @property
@@ -65,7 +65,7 @@ class Entry:
         return [each[key] for each in parts if each is not None]
 
     def image(self, name: str) -> str:
-        """A PNG of the seed that is shown, as a data URI; empty where it is missing."""
+        """A PNG of the displayed seed as a data URI; empty where it is missing."""
         path = self.folder / f"seed{self.seed}" / name
         return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}" if path.exists() else ""
 
