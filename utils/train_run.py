@@ -32,7 +32,7 @@ from utils.training.progress import TrainingDisplay, print_header
 from utils.training.state import Schedule, TrainState
 from utils.training.tensorboard import TensorBoardLogger
 
-VIEWS_ON_CPU = 8  # of these the teacher's outputs are paid once; more did not help (see the README)
+VIEWS_ON_CPU = 8  # of these the teacher's outputs are paid once; more did not help (see benchmarks/README.md)
 ADVICE = "a GPU, fewer --epochs, --limit or a smaller --teacher would be faster"
 
 
