@@ -1,4 +1,4 @@
-# make demo    table and report page of teacher, student and taught students on embedded images, in minutes
+# make demo    table and report page of teacher, student alone and students with KD on embedded images, in minutes
 # make test    ruff and pytest, all of it      make quick     what is fast, while one works
 # make lint    ruff alone          make format    let ruff rewrite
 # make bench   speed beside the loop that most projects have, and where the time of the demo goes
