@@ -144,7 +144,7 @@ def test_a_teacher_and_a_student_at_once_is_a_usage_error(command):
     assert "--tto and --kd exclude each other" in done.stderr
 
 
-def test_a_student_may_be_taught_by_a_checkpoint_from_elsewhere(table, command, tmp_path):
+def test_a_student_may_be_distilled_from_a_checkpoint_from_elsewhere(table, command, tmp_path):
     results, _ = table
     teacher = results / "shapes/teacher-cnn/seed0/best.pt"
     line = ["--kd", "--temp", "2.5", "--alpha", 1, "--teacher-checkpoint", teacher, *SMALL]

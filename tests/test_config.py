@@ -314,7 +314,7 @@ def test_flags_that_fit_together_are_taken():
         parsed(line)
 
 
-def test_an_error_is_one_line_whatever_was_typed(problem):
+def test_an_error_is_one_line_whatever_was_given(problem):
     assert problem("'--a\nb\x1b[31m'") == r"unknown flag --a\nb\x1b[31m"
     assert problem("--recipe 'a\nb'") == r"--recipe 'a\nb' is unknown; known: default, long"
 
@@ -426,7 +426,7 @@ def test_all_trains_the_runs_that_the_single_commands_train():
 # The recipe, and what makes a run the same run.
 
 
-def test_each_role_has_its_own_recipe_under_the_flags_that_are_explicit():
+def test_each_role_has_its_own_recipe_under_explicit_flags():
     usual = runs("--all --dataset shapes")
     assert [run.epochs for run in usual] == [20, 12, 12, 12]
     changed = runs("--all --dataset shapes --epochs 20 --cutout 8")
@@ -461,11 +461,11 @@ def test_the_recipe_s_text_names_the_optimizer():
 @pytest.mark.parametrize("dataset", SOURCES)
 @pytest.mark.parametrize("explicit", ["", "--epochs 7 --lr 0.3 --schedule cosine --ema 0.99 --flip no"])
 def test_the_student_has_the_same_recipe_with_and_without_a_teacher(dataset, explicit):
-    [alone] = runs(f"--dataset {dataset} {explicit}")
+    [baseline] = runs(f"--dataset {dataset} {explicit}")
     [distilled] = runs(f"--dataset {dataset} {explicit} --kd --temp 20 --alpha 0.5")
-    assert {*RECIPE_FLAGS, "padding", "flip"} <= {*alone.identity()}
+    assert {*RECIPE_FLAGS, "padding", "flip"} <= {*baseline.identity()}
     method = {"role": "kd", "method": "kd", "settings": {"temperature": 20.0, "alpha": 0.5}}
-    assert distilled.identity() == alone.identity() | method
+    assert distilled.identity() == baseline.identity() | method
 
 
 def test_identity_changes_with_everything_that_decides_a_result_and_nothing_else():
@@ -513,7 +513,7 @@ def test_the_command_of_each_run_of_a_table_trains_that_run():
         assert [each.run_dir for each in runs(run.command(run.role))] == [run.run_dir]
 
 
-def test_the_command_for_a_role_repeats_what_was_explicit_and_no_default():
+def test_the_command_for_a_role_repeats_explicit_flags_and_no_defaults():
     for line, role, command in rows("""
         --kd => teacher => --tto True
         --kd --seed 0 => student => --seed 0
@@ -590,7 +590,7 @@ def test_help_shows_the_objective_with_alpha_as_the_weight_of_the_distillation_t
 
 
 @pytest.mark.parametrize("program", FLAGS)
-def test_the_examples_of_the_help_can_be_typed(program):
+def test_the_examples_of_the_help_are_parsed_to_their_roles(program):
     lines = re.findall(rf"^  python ({re.escape(program)}.*)$", help_text(program), re.MULTILINE)
     roles = {parsed(re.split(r" {2,}", line)[0]).role for line in lines}
     assert roles == {"teacher", "student", "kd", "all", *["sweep"] * (program == "train.py")}

@@ -126,11 +126,11 @@ def replace_by_folder(path: Path) -> None:
     path.mkdir()
 
 
-def spoil_optimizer(content) -> None:
+def corrupt_optimizer(content) -> None:
     content["optimizer"]["state"][0]["momentum_buffer"] = torch.zeros(3)
 
 
-def spoil_weights(content) -> None:
+def corrupt_weights(content) -> None:
     content["model"]["head.weight"][0, 0] = torch.nan
 
 
@@ -153,8 +153,8 @@ DAMAGE = {
         "holds Python objects (posix.system)",
     ),
     "a claim of 10^12 elements": (claim_a_trillion_elements, "claims more than the file holds"),
-    "weights that are not numbers": (lambda path: rewrite(path, spoil_weights), "not finite"),
-    "an optimizer of other shapes": (lambda path: rewrite(path, spoil_optimizer), "optimizer state"),
+    "weights that are not numbers": (lambda path: rewrite(path, corrupt_weights), "not finite"),
+    "an optimizer of other shapes": (lambda path: rewrite(path, corrupt_optimizer), "optimizer state"),
     "a newer format": (lambda path: rewrite(path, lambda content: content.update(format=9)), "format 9"),
     "weights of another network": (
         lambda path: rewrite(path, rename_network),
@@ -179,7 +179,7 @@ def test_resume_from_a_checkpoint_that_is(kind, results, resume):
     assert not Path("ran-by-pickle").exists()
 
 
-def test_a_resumed_run_mends_a_torn_history_and_keeps_its_best(results, resume):
+def test_a_resumed_run_repairs_a_torn_history_and_keeps_its_best(results, resume):
     folder = results / RUN
     whole = (folder / "history.csv").read_text()
     best = torch.load(folder / "best.pt", weights_only=True)["metrics"]["val_top1"]

@@ -172,7 +172,7 @@ def test_a_data_set_has_its_own_table(house):
     assert "| student cnn_tiny, KD at T = 5 |" in (house / "results/greys/README.md").read_text()
 
 
-def test_a_second_place_is_really_needed(house):
+def test_the_line_in_the_registry_is_really_needed(house):
     """The tests above would pass in a house that finds files by itself; here a file alone is not known."""
     (house / "utils/losses/toy.py").write_text(LOGIT_METHOD)
     train(house, "--kd", "True", "--method", "toy", check=2)

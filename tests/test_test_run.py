@@ -146,7 +146,7 @@ def test_a_checkpoint_of_other_classes_than_the_images_is_refused(copy):
         Evaluator({}, CPU, build_model).network(path)
 
 
-def test_an_overwritten_run_keeps_no_evidence_of_the_one_before(copy):
+def test_an_overwritten_run_keeps_no_analysis_of_the_one_before(copy):
     run = RunDir(copy / "student-cnn_tiny/seed0")
     (run.path / "notes.txt").write_text("mine")
     run.clear()
@@ -190,7 +190,7 @@ def test_a_teacher_elsewhere_is_found_and_what_is_not_compared_is_said(copy, com
     assert "not compared with the student alone" in capsys.readouterr().out
 
 
-def test_evidence_that_compares_with_an_overwritten_run_goes_with_it(copy):
+def test_an_analysis_that_compares_with_an_overwritten_run_goes_with_it(copy):
     RunDir(copy / "student-cnn_tiny/seed0").clear()
     assert not (copy / "kd-cnn_tiny-t5/seed0/analysis.json").exists()
     assert (copy / "kd-cnn_tiny-t5/seed1/analysis.json").exists()

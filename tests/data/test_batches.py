@@ -58,7 +58,7 @@ def test_batches_depend_on_nothing_but_seed_and_epoch_and_leave_the_global_rando
     assert not any(same(epoch_of(other, epoch), epochs[epoch]) for epoch in range(4))
 
 
-def test_an_image_looks_the_same_in_an_epoch_for_any_batch_size():
+def test_an_image_is_the_same_in_an_epoch_for_any_batch_size():
     large, small = (
         epoch_of(Batches(small_set(30), RAW, size, seed=0, augmentation=CUTOUT), 1) for size in (30, 7)
     )

@@ -328,7 +328,7 @@ def test_what_is_passed_over_is_counted_by_ending_in_one_line(tree, capsys):
 
 
 @pytest.mark.parametrize("ending", ["h5", "hdf", "mpg", "eps", "ps", "wmf", "emf", "pdf", "grib", "bufr", "mp4"])
-def test_what_is_no_picture_by_its_ending_does_not_block_a_run(tree, ending):
+def test_what_is_no_image_by_its_ending_does_not_block_a_run(tree, ending):
     (tree / "train" / "cat" / f"x.{ending}").write_bytes(b"anything")
     assert f"1 .{ending}" in notes(tree)
 

@@ -189,7 +189,7 @@ def test_outputs_that_cannot_be_measured_are_refused(logits, labels, message):
         compare_with_baseline(torch.zeros(len(labels), 3), logits, labels, 3)
 
 
-def test_what_a_student_inherits_corrects_and_loses_of_its_teacher_is_counted():
+def test_what_a_student_inherits_corrects_and_regresses_of_its_teacher_is_counted():
     labels = torch.tensor([0, 0, 0, 0, 1, 1, 1, 2])
     teacher = chosen([1, 1, 2, 1, 1, 1, 1, 2])  # four mistakes, on the first images
     student = chosen([1, 0, 1, 0, 1, 0, 1, 2])  # the same, right, another, right; then one regressed

@@ -9,7 +9,7 @@ from utils.runtime.device import Compute
 
 
 class Clock:
-    """Time that passes only where a network says how long it takes: no busy machine spoils a test."""
+    """Time that passes only where a network says how long it takes: no busy machine disturbs a test."""
 
     def __init__(self):
         self.now = 0.0

@@ -251,13 +251,13 @@ EXPECTED = torch.tensor([[1.0, 2.0, 9.0], [4.0, 4.00005, 0.0], [7.0, 1.0, 2.0]])
 PIXELS = (torch.tensor([0, 1], dtype=torch.uint8), torch.tensor([2], dtype=torch.uint8))
 
 
-def compared(logits: torch.Tensor, alone: torch.Tensor | None = None):
-    """Compare a file whose output for image i is `logits[i]`, and for the first image by itself `alone`."""
+def compared(logits: torch.Tensor, single: torch.Tensor | None = None):
+    """Compare a file whose output for image i is `logits[i]`, and for the first image by itself `single`."""
     calls = []
 
     def forward(part):
         calls.append(part)
-        return alone if alone is not None and len(calls) == 3 else logits[part.long()]
+        return single if single is not None and len(calls) == 3 else logits[part.long()]
 
     return compare("file", forward, PIXELS, EXPECTED)
 

@@ -111,7 +111,7 @@ def test_too_many_classes_have_no_confusion_matrix(tmp_path):
 
 
 @pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy])
-def test_each_mistake_is_shown_with_its_classes_and_confidence(tmp_path, figures, kind):
+def test_each_mistake_is_displayed_with_its_classes_and_confidence(tmp_path, figures, kind):
     analysis = analysis_of(strength=3.0)
     analysis["mistakes"] = analysis["mistakes"][:8]
     images = images_of(analysis)

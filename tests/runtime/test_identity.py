@@ -89,7 +89,7 @@ def test_a_row_holds_the_seeds_of_one_recipe_each_with_its_own_teacher():
         assert not distilled().same_row(distilled(seed=1, **change))
 
 
-def test_a_student_is_compared_with_itself_alone_whatever_the_method_and_the_seed():
+def test_a_student_with_kd_is_compared_with_the_student_alone_whatever_the_method_and_the_seed():
     for run in (distilled(), distilled(beta=2.0), distilled(seed=3, teacher="vgg19_bn")):
         assert run.same_but_for_teaching(student())
         assert student().same_but_for_teaching(run)

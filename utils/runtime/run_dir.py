@@ -148,7 +148,7 @@ class RunDir:
             return [{name: _number(name, row[name]) for name in COLUMNS} for row in rows]
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(
-                f"{self.history} is damaged", f"remove {self.results}, then --resume mends both"
+                f"{self.history} is damaged", f"remove {self.results}, then --resume repairs both"
             ) from error
 
 
