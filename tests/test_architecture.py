@@ -1,4 +1,4 @@
-"""The rooms of the design: who may import whom, checked by parsing the imports."""
+"""The rooms of models/ and utils/: who may import whom, checked by parsing the imports."""
 
 import ast
 import re
