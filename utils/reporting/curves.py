@@ -61,7 +61,9 @@ def plot_comparison(title: str, runs: Mapping[str, Sequence[History]], path: Pat
         return False
     # The first epochs are far below the rest; what matters is decided above them.
     axes.set_ylim(bottom=max(0, min(lowest) - 5))
-    _finish(figure, axes, path)
+    figure.set_figheight(3.6 + 0.2 * len(lowest))
+    figure.legend(frameon=False, fontsize=9, loc="outside lower left")  # within, many rows would hide the curves
+    save(figure, path)
     return True
 
 
