@@ -29,8 +29,8 @@ def distilled(**changes) -> Identity:
 
 
 def both_ways(one: Identity, other: Identity) -> bool:
-    assert one.same_run(other) is other.same_run(one)
-    return one.same_run(other)
+    assert bool(one.differing(other)) is bool(other.differing(one))
+    return not one.differing(other)
 
 
 def test_runs_of_equal_settings_are_the_same_and_any_other_setting_makes_another():
@@ -77,10 +77,10 @@ def test_a_record_of_before_there_were_methods_is_of_hintons(known):
 
 def test_a_partial_identity_compares_only_what_it_knows():
     partial = Identity(STUDENT, {"optimizer": "sgd"}, partial=True)
-    assert partial.same_run(student())
-    assert partial.same_run(student(views=8))
-    assert not partial.same_run(student(epochs=5))
-    assert Identity(STUDENT | {"optimizer": "sgd"}, {"optimizer": "sgd"}, partial=True).same_run(student())
+    assert not partial.differing(student())
+    assert not partial.differing(student(views=8))
+    assert partial.differing(student(epochs=5))
+    assert not Identity(STUDENT | {"optimizer": "sgd"}, {"optimizer": "sgd"}, partial=True).differing(student())
 
 
 def test_a_row_holds_the_seeds_of_one_recipe_each_with_its_own_teacher():

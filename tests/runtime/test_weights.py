@@ -6,6 +6,7 @@ import gzip
 import io
 import os
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from models import build_model
 from utils.runtime.checkpoint import load_checkpoint
 from utils.runtime.errors import UserError, printable
 from utils.runtime.file_kind import identify
-from utils.runtime.weights import fit_weights, read_weights
+from utils.runtime.weights import Weights, find_weights, fit_weights, read_content
 
 WHAT = "a cnn_tiny of 10 classes"
 
@@ -30,6 +31,10 @@ def model() -> nn.Module:
     for _ in range(3):
         model(torch.randn(16, 3, 32, 32) + 1)
     return model.eval()
+
+
+def read_weights(path: Path) -> Weights:
+    return find_weights(path, read_content(path))
 
 
 def weights_in(path, model: nn.Module):

@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable, Collection
 from typing import Any
 
+from utils.runtime.errors import printable
+
 
 class Parser(argparse.ArgumentParser):
     """Says in one line which flag is wrong and what it takes."""
@@ -19,8 +21,7 @@ class Parser(argparse.ArgumentParser):
         message = (
             f"{choice[1]} {choice[2]} is unknown; known: {choice[3].replace(chr(39), '')}" if choice else message
         )
-        line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)
-        self.exit(2, f"error: {line}\nhint: {self.prog} --help\n")
+        self.exit(2, f"error: {printable(message)}\nhint: {self.prog} --help\n")
 
 
 def bounded(

@@ -67,9 +67,6 @@ class Identity:
         # One side may be of before the setting existed; what its default was, the other side knows.
         return self.defaults.get(name, other.defaults.get(name))
 
-    def same_run(self, other: "Identity") -> bool:
-        return not self.differing(other)
-
     def same_row(self, other: "Identity") -> bool:
         """Whether two runs differ in nothing but their seed."""
         return not self.differing(other, *SEED)

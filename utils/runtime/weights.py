@@ -29,14 +29,6 @@ class Weights:
     notes: list[str] = field(default_factory=list)
 
 
-def read_weights(path: Path) -> Weights:
-    """Read the weights of a network from a file of another program, under the names that stand there.
-
-    Raises OSError where there is nothing to read, UserError for a file that holds no tensors, or code as well.
-    """
-    return find_weights(path, read_content(path))
-
-
 def read_content(path: Path) -> dict[str, Any]:
     """All that a file of torch, old or new, or a safetensors file holds; objects in it are not read."""
     if identify(path) is not SAFETENSORS:
