@@ -30,7 +30,7 @@ class BasicBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """A stem, three stages of blocks, the later two at half the resolution each, global average, one linear layer.
+    """A stem, three stages of blocks, each but the first at half the resolution, global average, a linear layer.
 
     `widths` are the channels of the stem and of the stages; `depth` counts the layers with weights (6n + 2).
     """

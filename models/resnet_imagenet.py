@@ -56,7 +56,7 @@ def shortcut(channels: int, width: int, stride: int) -> nn.Module:
 
 
 class ResNet(nn.Module):
-    """A stem, four stages of blocks, the later ones at half the resolution each, global average, one linear layer."""
+    """A stem, four stages of blocks, each but the first at half the resolution, global average, a linear layer."""
 
     def __init__(self, block: type[BasicBlock | Bottleneck], blocks: tuple[int, int, int, int], num_classes: int):
         super().__init__()

@@ -1,7 +1,7 @@
 """ShuffleNet (Zhang et al., 2018) with three groups, in the form of distillation's tables.
 
-Against the paper: a 1x1 stem without stride or pooling, and a ReLU after the 3x3 convolution, too. Modules have the
-names of RepDistiller and mdistiller, so that their checkpoints are read as they are.
+Against the paper: a 1x1 stem without stride or pooling, and a ReLU after the 3x3 convolution, too. Modules have
+the names of RepDistiller and mdistiller, so that their checkpoints are read as they are.
 """
 
 import torch

@@ -61,7 +61,7 @@ class DownBlock(nn.Module):
 
 
 class ShuffleNetV2(nn.Module):
-    """A 1x1 stem, three stages at half the resolution each, a 1x1 convolution, global average, one linear layer."""
+    """A 1x1 stem, three stages at half the resolution each, a 1x1 convolution, global average, a linear layer."""
 
     def __init__(self, num_classes: int):
         super().__init__()

@@ -1,7 +1,7 @@
 """VGG with batch norm for small images (Simonyan and Zisserman, 2015, table 1).
 
-Against the ImageNet form: one linear head instead of three layers. Of each depth there are two networks: `vgg13_bn`
-with five poolings and no bias in front of batch norm, and `vgg13` of distillation's tables with three and the bias.
+Against the ImageNet form: one linear head instead of three layers. Of each depth there are two networks:
+`vgg13_bn` has five poolings and no bias in front of batch norm, `vgg13` of distillation's tables three and a bias.
 """
 
 from functools import partial
@@ -30,7 +30,7 @@ def block(channels: int, width: int, count: int, bias: bool) -> list[nn.Module]:
 
 
 class VGG(nn.Module):
-    """3x3 convolutions with batch norm and ReLU, max pooling after each width, global average, one linear layer."""
+    """3x3 convolutions with batch norm and ReLU, max pooling after each width, global average, a linear layer."""
 
     def __init__(self, depth: int, num_classes: int):
         super().__init__()

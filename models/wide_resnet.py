@@ -40,9 +40,9 @@ class Stage(nn.Module):
 
 
 class WideResNet(nn.Module):
-    """A convolution, three stages, the later two at half the resolution each, global average, one linear layer.
+    """A stem, three stages of blocks, each but the first at half the resolution, global average, a linear layer.
 
-    `depth` counts the convolutions with a shortcut's (6n + 4); stages have `width` times 16, 32 and 64 channels.
+    `depth` counts the convolutions, also of shortcuts (6n + 4); stages have `width` times 16, 32 and 64 channels.
     """
 
     def __init__(self, depth: int, width: int, num_classes: int):

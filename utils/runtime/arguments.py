@@ -58,7 +58,8 @@ def known(names: Collection[str], settings: bool = False) -> Callable[[str], str
         name = text.partition(":")[0] if settings else text
         if name in names:
             return text
-        raise argparse.ArgumentTypeError(f"{name!r} is unknown{nearest(name, names)}; known: {', '.join(names)}")
+        known_names = nearest(name, names) or f"; known: {', '.join(names)}"
+        raise argparse.ArgumentTypeError(f"{name!r} is unknown{known_names}")
 
     return convert
 
