@@ -54,9 +54,10 @@ def filled(shapes) -> dict[str, Tensor]:
 
 def logits_of(path: Path, name: str, classes: int) -> tuple[Tensor, list[str]]:
     """In float64, of the network with the weights in a file, and the notes on reading it."""
-    network = build_model(name, classes).double().eval()
+    with torch.device("meta"):  # which saves the time of initial weights
+        network = build_model(name, classes).double().eval()
     weights = fit_weights(path, load_checkpoint(path, plain=True)["model"], network.state_dict(), f"a {name}")
-    network.load_state_dict(weights.tensors)
+    network.load_state_dict(weights.tensors, assign=True)
     with torch.no_grad():
         return network(IMAGES), weights.notes
 
@@ -64,7 +65,8 @@ def logits_of(path: Path, name: str, classes: int) -> tuple[Tensor, list[str]]:
 @pytest.mark.parametrize("name", REFERENCE)
 def test_a_file_of_repdistiller_or_mdistiller_fits_by_name_and_gives_the_reference_logits(name, tmp_path):
     reference = REFERENCE[name]
-    own = build_model(name, 100)
+    with torch.device("meta"):
+        own = build_model(name, 100)
     assert sum(parameter.numel() for parameter in own.parameters()) == reference["parameters"]
     assert {key: tuple(tensor.shape) for key, tensor in own.state_dict().items()} == layout(name)
     torch.save({"model": filled(layout(name)), "epoch": 240, "accuracy": np.float64(75)}, tmp_path / "last.pth")
@@ -114,6 +116,12 @@ def test_a_resnet_whose_shortcuts_have_no_weights_gives_its_own_logits(depth, tm
     torch.testing.assert_close(logits, zero_padded(weights, IMAGES), rtol=1e-6, atol=0)
 
 
+def test_a_resnet_whose_shortcuts_have_no_weights_and_of_other_classes_is_refused_for_these():
+    own = build_model("resnet20", 100).state_dict()
+    with pytest.raises(UserError, match=r"it has 10 classes \(hint: name a teacher of the classes of the data\)"):
+        fit_weights("a.pt", zero_padded_weights(20, 10), own, "a resnet20 of 100 classes")
+
+
 def test_a_file_that_lacks_one_of_several_shortcuts_is_a_misfit():
     own = build_model("resnet8", 100).state_dict()
     for part in ("layer2.0.downsample", "layer3.0.downsample.1", "layer3.0.conv2"):
@@ -125,10 +133,11 @@ def test_a_file_that_lacks_one_of_several_shortcuts_is_a_misfit():
 @pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50"])
 def test_the_resnets_of_imagenet_are_those_of_torchvision_with_another_stem(name, tmp_path):
     torchvision = pytest.importorskip("torchvision")
-    theirs = getattr(torchvision.models, name)(num_classes=10)
-    theirs.conv1, theirs.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
+    with torch.device("meta"):
+        theirs = getattr(torchvision.models, name)(num_classes=10).eval()
+        theirs.conv1, theirs.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
     shapes = {key: tensor.shape for key, tensor in theirs.state_dict().items()}
-    theirs.double().eval().load_state_dict(filled(shapes))
+    theirs.load_state_dict(filled(shapes), assign=True)
     torch.save(theirs.state_dict(), tmp_path / "a.pt")
     logits, notes = logits_of(tmp_path / "a.pt", name, 10)
     assert notes == ["the layers have other names, and are matched by their order and shapes"]

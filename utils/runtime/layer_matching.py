@@ -190,9 +190,9 @@ def describe_misfit(own: list[Layer], theirs: list[Layer], what: str) -> tuple[s
     if needs_norm and not has_norm:
         return f"does not fit {what}: it has no batch norm", OTHER
     if len(linear) == len(heads) == 1 and linear[0].weight[1:] == heads[0].weight[1:]:
-        others = ([layer.shapes for layer in layers if not layer.is_linear] for layers in (theirs, own))
+        others = [sorted(str(layer.shapes) for layer in each if not layer.is_linear) for each in (theirs, own)]
         classes = linear[0].weight[0]
-        if classes != heads[0].weight[0] and next(others) == next(others):
+        if classes != heads[0].weight[0] and others[0] == others[1]:
             return f"does not fit {what}: it has {classes} classes", "name a teacher of the classes of the data"
     return f"does not fit {what}: {_first_difference(own, theirs)}", OTHER
 
