@@ -52,14 +52,15 @@ def boolean(text: str) -> bool:
 
 
 def known(names: Collection[str], settings: bool = False) -> Callable[[str], str]:
-    """An argparse type: one of `names`, before `:key=value,...` where it may have settings."""
+    """An argparse type: one of `names`, or with `settings` any `NAME:key=value,...`, joined by `+`."""
 
     def convert(text: str) -> str:
-        name = text.partition(":")[0] if settings else text
-        if name in names:
-            return text
-        known_names = nearest(name, names) or f"; known: {', '.join(names)}"
-        raise argparse.ArgumentTypeError(f"{name!r} is unknown{known_names}")
+        words = re.split(r"\+(?=[A-Za-z])", text) if settings else [text]
+        for name in (word.partition(":")[0] if settings else word for word in words):
+            if name not in names:
+                which = nearest(name, names) or f"; known: {', '.join(names)}"
+                raise argparse.ArgumentTypeError(f"{name!r} is unknown{which}")
+        return text
 
     return convert
 

@@ -16,8 +16,8 @@ NEUTRAL = {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1 - 1
 def shortcuts_without_weights(own: list[Layer], theirs: list[Layer]) -> list[Layer]:
     """The network's layers that are copies in the file: 1x1 convolutions to more channels and their batch norms.
 
-    Empty where the file has any of them, and where the rest does not fit by name. The head is left aside, so that one
-    of other classes is reported as such.
+    Empty where the file has any of them, and where the rest does not fit by name. The head is left aside: one of
+    other classes is reported as such.
     """
     copies = [layer for conv, norm in pairwise(own) if _can_copy(conv, norm) for layer in (conv, norm)]
     names = {bare(layer.name) for layer in theirs}
