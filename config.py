@@ -6,7 +6,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -304,8 +304,14 @@ def default_of(name: str) -> str:
     return f"(default: {'; '.join([usual, *own])})"
 
 
+def networks_text(models: Mapping[str, str]) -> str:
+    """A line for each family."""
+    families = itertools.groupby(models, models.__getitem__)
+    return "\n".join(f"  {' '.join(names)}" for _family, names in families)
+
+
 def build_parser(
-    program: str, models: Collection[str], datasets: Collection[str], methods: Collection[str]
+    program: str, models: Mapping[str, str], datasets: Collection[str], methods: Collection[str]
 ) -> argparse.ArgumentParser:
     """The parser of `train.py` or `test.py`. The recipe's values have no default here: see `Config.as_role`."""
     train = program == "train.py"
@@ -315,7 +321,7 @@ def build_parser(
         description="Train a teacher, a student alone, or a student with knowledge distillation (KD)."
         if train
         else "Measure a trained network on the test images. The last line of the output is one JSON object.",
-        epilog=EPILOGS[program],
+        epilog=f"{EPILOGS[program]}\nnetworks:\n{networks_text(models)}\n",
         formatter_class=partial(argparse.RawDescriptionHelpFormatter, max_help_position=32, width=110),
         allow_abbrev=False,
     )
@@ -334,7 +340,7 @@ def build_parser(
     else:
         group.add_argument("--checkpoint", type=path, metavar="FILE", help="the network in this file")
     group.add_argument("--teacher", type=known(models), metavar="NAME",
-                       help=f"one of {', '.join(models)} {default_of('teacher')}")
+                       help=f"one of the networks below {default_of('teacher')}")
     group.add_argument("--student", type=known(models), metavar="NAME", help=f"likewise {default_of('student')}")
     group.add_argument("--pair", type=pair(models), metavar="TEACHER-STUDENT", help="both, such as vgg13-vgg8")
 
@@ -440,9 +446,11 @@ def build_parser(
 
 
 def parse(
-    program: str, argv: list[str], models: Collection[str], datasets: Collection[str], methods: Collection[str]
+    program: str, argv: list[str], models: Mapping[str, str], datasets: Collection[str], methods: Collection[str]
 ) -> Config:
     """Resolve a command line of `train.py` or `test.py`; the collections are the names to choose from.
+
+    `models` tells the family of each network.
 
     Ends the program with exit code 2 and `error: ...` on stderr where the command line is wrong.
     """
