@@ -19,6 +19,7 @@ from utils.evaluation.analysis import analyse, predict
 from utils.evaluation.metrics import count_parameters, format_metrics
 from utils.losses.method import CrossEntropy, Method
 from utils.reporting.curves import plot_run
+from utils.reporting.format import duplicates_text
 from utils.reporting.sweep import VALIDATION
 from utils.runtime.checkpoint import BuildModel, load_checkpoint, require_fit
 from utils.runtime.device import Compute
@@ -53,7 +54,8 @@ class Run:
         """What config.json and each checkpoint say of the run's settings."""
         paths = {"data_dir": self.config.data_dir}
         paths |= {"teacher_path": str(self.config.teacher_path)} if self.teacher else {}
-        return self.identity.to_record() | {"data": self.dataset.counts()} | paths
+        data = {"data": self.dataset.counts(), "duplicates": self.dataset.duplicates}
+        return self.identity.to_record() | data | paths
 
 
 def train_run(
@@ -210,6 +212,9 @@ def _header(run: Run, state: TrainState) -> dict[str, str]:
         "device": str(run.compute),
         "results": str(config.run_dir),
     }
+    if text := duplicates_text(run.dataset.duplicates, counts):
+        hint = "" if config.drop_duplicates else " (--drop-duplicates True trains without them)"
+        header["duplicates"] = f"{text}{hint}"
     if adapters := count_parameters(run.method):
         header["network"] += f"; {adapters:,} more of the method, trained with it and left out of the result"
     if run.batches.num_images < len(run.batches.image_set):
