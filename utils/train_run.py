@@ -203,8 +203,11 @@ def _header(run: Run, state: TrainState) -> dict[str, str]:
     config, counts, size = run.config, run.dataset.counts(), run.dataset.train.image_size
     images = ", ".join(f"{count:,} {part}" for part, count in counts.items())
     classes = run.dataset.train.num_classes
-    header = {
-        "data": f"{config.dataset}: {images}; {classes} classes, {size}x{size} pixels",
+    header = {"data": f"{config.dataset}: {images}; {classes} classes, {size}x{size} pixels"}
+    if text := duplicates_text(run.dataset.duplicates, counts):
+        hint = "" if config.drop_duplicates else " (--drop-duplicates True trains without them)"
+        header["duplicates"] = f"{text}{hint}"
+    header |= {
         "network": f"{config.network}, {count_parameters(state.model):,} parameters",
         "objective": run.method.formula(),
         "recipe": config.recipe_text(),
@@ -212,9 +215,6 @@ def _header(run: Run, state: TrainState) -> dict[str, str]:
         "device": str(run.compute),
         "results": str(config.run_dir),
     }
-    if text := duplicates_text(run.dataset.duplicates, counts):
-        hint = "" if config.drop_duplicates else " (--drop-duplicates True trains without them)"
-        header["duplicates"] = f"{text}{hint}"
     if adapters := count_parameters(run.method):
         header["network"] += f"; {adapters:,} more of the method, trained with it and left out of the result"
     if run.batches.num_images < len(run.batches.image_set):

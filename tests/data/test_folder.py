@@ -378,6 +378,7 @@ def test_without_a_validation_folder_the_source_has_no_validation_part(tree):
 
 def settings(tree: Path, **more) -> SimpleNamespace:
     usual = {"dataset": "folder", "data_dir": str(tree), "image_size": 32, "limit": None, "val_size": None}
+    usual |= {"drop_duplicates": False}
     return SimpleNamespace(**usual | more)
 
 

@@ -42,7 +42,7 @@ def duplicates_text(duplicates: Any, counts: Mapping[str, int]) -> str:
     if count := number.get("relabelled"):
         texts.append(f"of {counts['train']:,} train images, {count:,} are equal to one of another class")
     if count := number.get("dropped"):
-        texts.append(f"{count:,} left out of train and val, because they are in val or test, too")
+        texts.append(f"{count:,} images are left out of train and val: they are in val or test, too")
     return "; ".join(texts)
 
 
