@@ -98,7 +98,7 @@ def identity_of(config) -> Identity:
     if config.method is not None:
         values |= {f"{SETTING}{name}": value for name, value in values.pop("settings").items()}
         defaults |= {f"{SETTING}{name}": value for name, value in config.method.defaults.items()}
-        label = config.method.kind.__name__
+        label = config.method.label
     return Identity(values, defaults, label, partial=True)
 
 
@@ -116,8 +116,13 @@ def _prepare(config, run_dir: RunDir, dataset: Dataset, compute: Compute, build_
     method.label_smoothing = config.label_smoothing
     if config.role == "kd":
         method = config.method.build(config.label_smoothing)
-        teacher = load_teacher(config.teacher_path, config.teacher, method.needs, dataset, compute, build_model)
-        values |= {"teacher": teacher.name, "teacher_sha256": teacher.sha256[:16]}
+        if method.compares_samples and config.batch_size == 1:
+            what = f"--method {config.method.name} compares the images of a batch, and --batch-size is 1"
+            raise UserError(what, "--batch-size 2 or more")
+        if method.needs != "labels":
+            path = config.teacher_path
+            teacher = load_teacher(path, config.teacher, method.needs, dataset, compute, build_model)
+            values |= {"teacher": teacher.name, "teacher_sha256": teacher.sha256[:16]}
     identity = Identity(values, known.defaults, known.label, len(dataset.train))
     return Run(config, run_dir, dataset, compute, batches, method, teacher, identity)
 

@@ -54,7 +54,8 @@ class CachedTeacher:
 
     def __call__(self, batch: Batch) -> Outputs:
         """Outputs for the batch, in float16."""
-        return _each(self.current, lambda tensor: tensor.index_select(0, batch.indices))
+        outputs = _each(self.current, lambda tensor: tensor.index_select(0, batch.indices))
+        return outputs._replace(head=self.live.network.head_weights)
 
     def outputs(self, view: int) -> Outputs:
         """Outputs for all images of a view on the CPU: logits float16 [N, C], embedding [N, D] if asked for."""
@@ -125,7 +126,7 @@ def cached(
     `data` is the fingerprint of the training images, `limit` what all files in `folder` may take, in GB. It stays
     live where a method needs feature maps, and where these outputs alone would take more.
     """
-    if live.network.needs == "features":
+    if live.network.stages or live.network.before:
         return live, "live: feature maps are too large to be cached"
     images, views = batches.image_set, min(batches.views, epochs)
     rescale = [tensor.flatten().tolist() for tensor in live.rescale or ()]
