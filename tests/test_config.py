@@ -21,8 +21,8 @@ FLAGS = {
     "train.py": """help tto kd all sweep teacher student dataset data-dir image-size limit skip-bad-images
         drop-duplicates val-size method list-methods temp alpha teacher-checkpoint views teacher-cache
         teacher-cache-limit recipe epochs batch-size optimizer lr momentum weight-decay warmup schedule
-        label-smoothing ema cutout padding flip eval-every seed seeds device precision cuda-graph compile results-dir
-        tensorboard resume overwrite debug""",
+        label-smoothing ema cutout padding flip eval-every seed seeds device precision cuda-graph compile
+        results-dir tensorboard resume overwrite debug""",
     "test.py": """help tto kd all checkpoint teacher student dataset data-dir image-size limit skip-bad-images
         val-size method temp alpha seed device precision results-dir export debug""",
 }
