@@ -15,7 +15,7 @@ from PIL import Image
 from toys import CPU
 
 from utils.data.dataset import load_dataset
-from utils.data.sources import Parts, decode, folder, load_images
+from utils.data.sources import Parts, decode, folder, image_cache, load_images
 from utils.runtime import files as storage
 from utils.runtime.errors import UserError
 
@@ -761,6 +761,17 @@ def test_a_cache_larger_than_its_images_can_be_is_not_read_but_made_again(tree, 
     assert cache.stat().st_size < 2**20
     assert same(load(tree), expected)
     assert capsys.readouterr().err == ""
+
+
+def test_a_cache_that_the_disk_does_not_give_back_is_made_again_with_a_note(tree, capsys, monkeypatch):
+    expected = load(tree)
+
+    def fail(path, **_more):
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    monkeypatch.setattr(image_cache, "read_tensors", fail)
+    assert same(load(tree), expected)
+    assert f"note: {the_cache(tree)} is damaged" in capsys.readouterr().err
 
 
 def test_each_image_size_has_a_cache_of_its_own_with_the_size_in_its_name(tree, decoded):
