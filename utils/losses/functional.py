@@ -21,10 +21,15 @@ def pair_stages(student: Outputs, teacher: Outputs) -> list[tuple[Tensor, Tensor
 
     Raises ValueError where no resolution is common.
     """
-    by_size = {feature.shape[2:]: feature for feature in teacher.features}
-    pairs = [(feature, by_size[feature.shape[2:]]) for feature in student.features if feature.shape[2:] in by_size]
+    return pair_maps(student.features, teacher.features)
+
+
+def pair_maps(student: tuple[Tensor, ...], teacher: tuple[Tensor, ...]) -> list[tuple[Tensor, Tensor]]:
+    """As `pair_stages`, of maps [B, c, h, w] of any kind."""
+    by_size = {feature.shape[2:]: feature for feature in teacher}
+    pairs = [(feature, by_size[feature.shape[2:]]) for feature in student if feature.shape[2:] in by_size]
     if not pairs:
-        sizes = [sorted({"x".join(map(str, f.shape[2:])) for f in each.features}) for each in (student, teacher)]
+        sizes = [sorted({"x".join(map(str, f.shape[2:])) for f in maps}) for maps in (student, teacher)]
         text = "stages of {} pixels in the student, {} in the teacher".format(*(", ".join(s) for s in sizes))
         raise ValueError(f"no stage of the same resolution in both networks ({text})")
     return pairs
@@ -63,3 +68,12 @@ def without_target(values: Tensor, labels: Tensor) -> Tensor:
     """
     others = torch.arange(values.shape[1] - 1, device=labels.device)[None]  # [1, C - 1]
     return values.gather(1, others + (others >= labels[:, None]))
+
+
+def same_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Maps [B, c, h, w] in float32 or better, the larger ones pooled to the size of the smaller."""
+    size = min(student.shape[2:], teacher.shape[2:])
+    student, teacher = (at_least_float32(each) for each in (student, teacher))
+    return tuple(
+        each if each.shape[2:] == size else F.adaptive_avg_pool2d(each, size) for each in (student, teacher)
+    )
