@@ -192,7 +192,7 @@ def test_workers_are_taken_with_a_note_that_none_are_needed(capsys):
         --recipe => short => is unknown; known: default, long, crd-cifar100
         --cuda-graph => on True => is unknown; known: auto, off
         --precision => fp16 FP32 => is unknown; known: auto, bf16, fp32
-        --schedule => cosin step => is unknown; known: linear, cosine, step
+        --schedule => cosin steps => is unknown; known: linear, cosine, step
         --optimizer => adam SGD => is unknown; known: sgd, adamw
         --dataset => imagenet => is unknown; known: cifar10, cifar100, folder, shapes
         --resume => nope 2 on => is neither True nor False
