@@ -94,7 +94,8 @@ ADAMW = {"lr": 1e-3, "weight_decay": 0.05}  # the steps of AdamW have the size o
 ALL_TEMPS = (5.0, 20.0)  # of kd, where neither --method nor --temp is explicit
 SWEEP_TEMPS, SWEEP_ALPHAS = (1.0, 2.0, 5.0, 10.0, 20.0), (0.5, 0.9, 1.0)
 MOST_SEEDS = 1000
-IDENTITY_DEFAULTS = {"optimizer": "sgd", "padding": 4, "flip": True}  # of runs from before these were settings
+# Of runs from before these were settings.
+IDENTITY_DEFAULTS = {"optimizer": "sgd", "padding": 4, "flip": True, "drop_duplicates": False}
 
 
 def defaults_for(dataset: str) -> DatasetDefaults:
@@ -123,8 +124,8 @@ def flag_of(name: str) -> str:
 
 
 # What a command for another role of the same experiment repeats.
-EXPERIMENT = ("dataset", "data_dir", "image_size", "limit", "skip_bad_images", "val_size", "teacher", "student")
-EXPERIMENT += ("seed", "recipe", "device", "precision", "results_dir")
+EXPERIMENT = ("dataset", "data_dir", "image_size", "limit", "skip_bad_images", "drop_duplicates", "val_size")
+EXPERIMENT += ("teacher", "student", "seed", "recipe", "device", "precision", "results_dir")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +140,7 @@ class Config(Recipe):
     image_size: int
     limit: int | None
     skip_bad_images: bool
+    drop_duplicates: bool
     val_size: int | None
     teacher: str
     student: str
@@ -257,7 +259,7 @@ class Config(Recipe):
 
     def identity(self) -> dict[str, Any]:
         """The settings of the command line that decide a run's result."""
-        names = ("role", "dataset", "image_size", "limit", "val_size", "network", "seed")
+        names = ("role", "dataset", "image_size", "limit", "val_size", "drop_duplicates", "network", "seed")
         identity = {name: getattr(self, name) for name in (*names, *RECIPE_FLAGS, "padding", "flip")}
         method = {"method": self.method.name, "settings": dict(self.method.settings)} if self.role == "kd" else {}
         return identity | method
@@ -354,6 +356,9 @@ def build_parser(
     group.add_argument("--limit", type=bounded(int, 2), metavar="N",
                        help="only the first N training and N test images, equally of all classes (default: all)")
     add_boolean(group, "--skip-bad-images", "leave out unreadable images of --dataset folder")
+    if train:
+        add_boolean(group, "--drop-duplicates", "train without images that are in validation or test, too, and "
+                    "validate without those in test")
     group.add_argument("--val-size", type=size, metavar="N",
                        help="training images held out for validation (default: 5000 of CIFAR, else 10 %%)")
 

@@ -11,7 +11,7 @@ from utils.reporting.format import fixed
 from utils.reporting.page.charts import reliability
 from utils.reporting.page.content import cost_charts, lead, recipe, table_cells, teacher_cells, training_charts
 from utils.reporting.page.entry import read_entry
-from utils.reporting.table import read_rows, summarise_gains
+from utils.reporting.table import notes_on_images, read_rows, summarise_gains
 from utils.runtime.files import write_text
 
 PAGE = "report.html"
@@ -41,6 +41,7 @@ def write_page(dataset_dir: Path) -> Path:
         images=next(iter(rows[0].configs.values()))["data"]["test"],
         lead=lead(rows),
         gains=summarise_gains(rows),
+        notes=notes_on_images(rows),
         entries=entries,
         measured=measured,
         unmeasured=[f"{e.row.name}/seed{k}" for e in entries for k in sorted(e.row.tests.keys() - e.analysis)],
