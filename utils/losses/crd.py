@@ -12,7 +12,7 @@ EMPTY = -1  # the label of an entry of the memory that is not filled yet
 
 
 class CRD(Method):
-    """Contrastive representation distillation (Tian, Krishnan and Isola, 2020, eq. 8 to 18).
+    """Contrastive representation distillation (Tian, Krishnan and Isola, 2020).
 
     L = ce * CE + weight * the contrastive loss with each network as the anchor. Trained linear layers take both
     embeddings to `dim` numbers of norm 1; the networks' views of one image should agree, those of images of other
@@ -61,7 +61,7 @@ class CRD(Method):
 
 
 def contrastive(anchor: Tensor, positive: Tensor, seen: Tensor, other: Tensor, tau: float) -> Tensor:
-    """The noise-contrastive loss (eq. 17 and 18) of vectors [B, d] of norm 1 against `seen` [M, d]; a scalar.
+    """The noise-contrastive loss of vectors [B, d] of norm 1 against `seen` [M, d]; a scalar.
 
     `other` (bool [B, M]) are the entries of other classes. h = e / (e + n * c), with e = exp(a b / tau), n other
     entries and c the mean of their e; for that, c is not differentiated.

@@ -11,7 +11,7 @@ from utils.losses.outputs import Outputs
 
 
 class CTKD(Method):
-    """Curriculum temperature for knowledge distillation (Li et al., 2023, eq. 3 to 8).
+    """Curriculum temperature for knowledge distillation (Li et al., 2023).
 
     One global temperature. L = (1 - alpha) * CE + alpha * T^2 * KL at T = lowest + span * sigmoid(theta). theta is
     trained with the student, but to make the divergence larger; the force of that rises from 0 to 1 by a cosine in

@@ -50,7 +50,7 @@ def kl_of_logs(log_student: Tensor, log_teacher: Tensor) -> Tensor:
 
 
 def standardise(logits: Tensor) -> Tensor:
-    """Logits [B, C] with mean 0 and deviation 1 in each row (Sun et al., 2024, eq. 12), in float32 or better."""
+    """Logits [B, C] with mean 0 and deviation 1 in each row (Sun et al., 2024), in float32 or better."""
     logits = at_least_float32(logits)
     centred = logits - logits.mean(1, keepdim=True)
     return centred / (logits.std(1, keepdim=True) + 1e-7)

@@ -11,7 +11,7 @@ EPSILON = 1e-7
 
 
 class PKT(Method):
-    """Probabilistic knowledge transfer (Passalis and Tefas, 2018, eq. 8 with cosine similarity).
+    """Probabilistic knowledge transfer (Passalis and Tefas, 2018, with cosine similarity).
 
     L = ce * CE + weight * the mean of p_t * log(p_t / p_s), where p holds the similarities of the embeddings of
     each image to those of the batch, with sum 1.

@@ -10,7 +10,7 @@ from utils.losses.outputs import Outputs
 
 
 class RKD(Method):
-    """Relational knowledge distillation (Park et al., 2019, eq. 5 to 9).
+    """Relational knowledge distillation (Park et al., 2019).
 
     L = ce * CE + distance * H(distances) + angle * H(angles): the Huber loss between the networks of the distances
     of all pairs of embeddings, over their mean, and of the cosines of all triplets. It takes tensors [B, B, B].

@@ -9,7 +9,7 @@ from utils.losses.outputs import Outputs
 
 
 class RLD(Method):
-    """Knowledge distillation with refined logits (Sun et al., 2025, eq. 6, 9 and 10).
+    """Knowledge distillation with refined logits (Sun et al., 2025).
 
     L = ce * CE + alpha * t^2 * SCD + beta * T^2 * MCD. SCD is the KL divergence of (target, rest) of the student
     against (largest class, rest) of the teacher, at the target temperature t; MCD is that of the classes that the

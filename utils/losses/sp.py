@@ -9,7 +9,7 @@ from utils.losses.outputs import Outputs
 
 
 class SP(Method):
-    """Similarity-preserving knowledge distillation (Tung and Mori, 2019, eq. 4).
+    """Similarity-preserving knowledge distillation (Tung and Mori, 2019).
 
     L = ce * CE + weight / B^2 * ||G_t - G_s||^2, where G holds the products of the images' features in the last
     stage, with norm 1 in each row.

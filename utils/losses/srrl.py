@@ -9,7 +9,7 @@ from utils.losses.outputs import Outputs
 
 
 class SRRL(Method):
-    """Knowledge distillation via softmax regression representation learning (Yang et al., 2021, eq. 3 to 6).
+    """Knowledge distillation via softmax regression representation learning (Yang et al., 2021).
 
     L = ce * CE + alpha * MSE(r(e_s), e_t) + beta * MSE(h_t(r(e_s)), z_t): the student's embedding, after a trained
     linear layer r with batch norm, should be the teacher's, and should give the teacher's logits in the teacher's

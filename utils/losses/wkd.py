@@ -11,7 +11,7 @@ STEPS = 20  # of Sinkhorn's algorithm
 
 
 class WKD(Method):
-    """The logit part of Wasserstein distance rivals Kullback-Leibler divergence (Lv et al., 2024, eq. 4 and 5).
+    """The logit part of Wasserstein distance rivals Kullback-Leibler divergence (Lv et al., 2024).
 
     L = ce * CE + weight * T^2 * W(p_t, p_s) at T: the cost of moving the student's probability to where the
     teacher has it, with an entropy of weight `epsilon`. To move it between similar classes costs
@@ -59,7 +59,7 @@ def class_costs(logits: Tensor, kappa: float) -> Tensor:
 def sinkhorn_divergence(log_student: Tensor, log_teacher: Tensor, costs: Tensor, epsilon: float) -> Tensor:
     """The Sinkhorn divergence of log probabilities [B, C], for each row; [B], 0 where both are equal.
 
-    W(a, b) - W(a, a) / 2 - W(b, b) / 2 with the entropic W (Feydy et al., 2019, eq. 3). Its gradient is the
+    W(a, b) - W(a, a) / 2 - W(b, b) / 2 with the entropic W (Feydy et al., 2019). Its gradient is the
     difference of the potentials: the steps are not differentiated, and none of their [B, C, C] is kept.
     """
     with torch.no_grad():
