@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from utils.losses.functional import at_least_float32
-from utils.losses.method import Method, at_least
+from utils.losses.method import Method, at_least, within
 from utils.losses.outputs import Outputs
 
 EMPTY = -1  # the label of an entry of the memory that is not filled yet
@@ -31,8 +31,8 @@ class CRD(Method):
     ):
         super().__init__()
         self.weight, self.ce = at_least(0, "weight", weight), at_least(0, "ce", ce)
-        self.tau, self.dim, self.memory = at_least(0.001, "tau", tau), int(at_least(1, "dim", dim)), memory
-        at_least(1, "memory", memory)
+        self.tau, self.dim = at_least(0.001, "tau", tau), int(within(1, 4096, "dim", dim))
+        self.memory = int(within(1, 1_000_000, "memory", memory))
 
     def adapt(self, student: Outputs, teacher: Outputs) -> None:
         self.project_s = nn.Linear(student.embedding.shape[1], self.dim)

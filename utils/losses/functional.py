@@ -56,6 +56,13 @@ def standardise(logits: Tensor) -> Tensor:
     return centred / (logits.std(1, keepdim=True) + 1e-7)
 
 
+def unit(vectors: Tensor, dim: int = 1) -> Tensor:
+    """Vectors along `dim` with norm 1. One of zeros stays as it is and has no gradient: in F.normalize's, any is
+    multiplied by 1e12, and a ReLU does make rows of zeros."""
+    norm = vectors.norm(dim=dim, keepdim=True)
+    return (vectors / norm.clamp(min=1e-12)).where(norm > 0, 0.0)
+
+
 def target_of(values: Tensor, labels: Tensor) -> Tensor:
     """The entry of its label in each row of [B, C]; [B]."""
     return values.gather(1, labels[:, None])[:, 0]

@@ -1,9 +1,8 @@
 """Similarity-preserving knowledge distillation."""
 
-import torch.nn.functional as F
 from torch import Tensor
 
-from utils.losses.functional import at_least_float32
+from utils.losses.functional import at_least_float32, unit
 from utils.losses.method import Method, at_least
 from utils.losses.outputs import Outputs
 
@@ -29,7 +28,7 @@ class SP(Method):
 
 def similarity_distance(student: Tensor, teacher: Tensor) -> Tensor:
     """Of features [B, ...] of any shapes; a scalar."""
-    student, teacher = (F.normalize(flat @ flat.T) for flat in _flat(student, teacher))
+    student, teacher = (unit(flat @ flat.T) for flat in _flat(student, teacher))
     return (teacher - student).square().mean()
 
 

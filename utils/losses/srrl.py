@@ -17,6 +17,7 @@ class SRRL(Method):
     """
 
     needs = "embedding"
+    compares_samples = True  # in batch norm
 
     def __init__(self, alpha: float = 1.0, beta: float = 1.0, ce: float = 1.0):
         super().__init__()

@@ -8,6 +8,9 @@ from utils.losses.method import Method, at_least, temperature_of
 from utils.losses.outputs import Outputs
 
 STEPS = 20  # of Sinkhorn's algorithm
+# Each step but the last goes so much further than it would (Thibault et al., 2021). For a student near its teacher
+# and 10 to 100 classes, 20 plain steps give a gradient that is 30 to 66 % off, these one that is 3 to 12 % off.
+RELAXATION = 1.7
 
 
 class WKD(Method):
@@ -16,9 +19,9 @@ class WKD(Method):
     L = ce * CE + weight * T^2 * W(p_t, p_s) at T: the cost of moving the student's probability to where the
     teacher has it, with an entropy of weight `epsilon`. To move it between similar classes costs
     little: 1 - exp(-kappa * (1 - r)), r the correlation of the teacher's logits of two classes over the batch. The
-    paper takes r from features of all training images, and W with its bias; here the logits are enough, and W is 0
-    for a student that equals its teacher. It takes two tensors [B, C, C] of memory: 10 MB for a batch of 128 with
-    100 classes, 1 GB with 1,000.
+    paper takes r from features of all training images, W with its bias, and the target apart from the other
+    classes; here the logits are enough, and W is 0 for a student that equals its teacher. It takes two tensors
+    [B, C, C] of memory: 10 MB for a batch of 128 with 100 classes, 1 GB with 1,000.
     """
 
     compares_samples = True
@@ -72,10 +75,11 @@ def sinkhorn_divergence(log_student: Tensor, log_teacher: Tensor, costs: Tensor,
 
 def potentials(log_a: Tensor, log_b: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor]:
     """The potentials of both sides over epsilon, [B, C] each, by Sinkhorn's algorithm in logarithms."""
-    g = torch.zeros_like(log_b)
-    for _ in range(STEPS):
-        f = -torch.logsumexp(kernel + (g + log_b)[:, None, :], 2)
-        g = -torch.logsumexp(kernel + (f + log_a)[:, :, None], 1)
+    f, g = torch.zeros_like(log_a), torch.zeros_like(log_b)
+    for step in range(STEPS):
+        share = 1.0 if step in (0, STEPS - 1) else RELAXATION
+        f = torch.lerp(f, -torch.logsumexp(kernel + (g + log_b)[:, None, :], 2), share)
+        g = torch.lerp(g, -torch.logsumexp(kernel + (f + log_a)[:, :, None], 1), share)
     return f, g
 
 
