@@ -1,5 +1,7 @@
 """Outputs of networks that never were, and what the references of several methods compute with, in float64."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -67,7 +69,13 @@ def tiny(channels: tuple[int, ...] = STUDENT, classes: int = 4, seed: int = 0) -
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels[-1], classes))
 
 
-# --- layers written out, float64 --------------------------------------------------------------------
+# --- what references are written with, in float64 --------------------------------------------------------------------
+
+
+def softmax(row: Tensor, temperature: float = 1.0) -> list[float]:
+    """The probabilities of logits [C]."""
+    powers = [math.exp(value / temperature) for value in row.tolist()]
+    return [power / sum(powers) for power in powers]
 
 
 def convolved(maps: Tensor, layer: nn.Conv2d) -> Tensor:

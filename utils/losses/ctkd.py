@@ -21,7 +21,7 @@ class CTKD(Method):
     def __init__(self, alpha: float = 0.9, lowest: float = 1.0, span: float = 20.0, warmup: float = 0.042):
         super().__init__()
         self.alpha, self.warmup = within(0, 1, "alpha", alpha), within(0, 1, "warmup", warmup)
-        self.lowest, self.span = temperature_of(lowest), within(0, 10_000, "span", span)
+        self.lowest, self.span = temperature_of(lowest, "lowest"), within(0, 10_000, "span", span)
         self.theta = nn.Parameter(torch.zeros(()))
 
     def forward(self, student: Outputs, teacher: Outputs, labels: Tensor, progress: Tensor) -> dict[str, Tensor]:

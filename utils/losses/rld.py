@@ -27,7 +27,8 @@ class RLD(Method):
         ce: float = 1.0,
     ):
         super().__init__()
-        self.temperature, self.target_temperature = temperature_of(temperature), temperature_of(target_temperature)
+        self.temperature = temperature_of(temperature)
+        self.target_temperature = temperature_of(target_temperature, "target_temperature")
         self.alpha, self.beta, self.ce = (
             at_least(0, name, value) for name, value in (("alpha", alpha), ("beta", beta), ("ce", ce))
         )
