@@ -119,8 +119,9 @@ def _prepare(config, run_dir: RunDir, dataset: Dataset, compute: Compute, build_
     method.label_smoothing = config.label_smoothing
     if config.role == "kd":
         method = config.method.build(config.label_smoothing)
-        teacher = load_teacher(config.teacher_path, config.teacher, method.needs, dataset, compute, build_model)
-        values |= {"teacher": teacher.name, "teacher_sha256": teacher.sha256[:16]}
+        path, name, normalisation = config.teacher_path, config.teacher, config.teacher_normalisation
+        teacher = load_teacher(path, name, method.needs, dataset, compute, build_model, normalisation)
+        values |= {"teacher": teacher.name, "teacher_sha256": teacher.sha256[:16]} | teacher.settings
     identity = Identity(values, known.defaults, known.label, len(dataset.train))
     return Run(config, run_dir, dataset, compute, batches, method, teacher, identity)
 

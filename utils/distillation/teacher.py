@@ -1,8 +1,9 @@
 """The frozen teacher."""
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,11 +12,17 @@ from utils.data.batches import Batch, Normalise
 from utils.data.dataset import Dataset, evaluation_batches
 from utils.distillation.taps import TappedNetwork
 from utils.losses import Outputs
-from utils.runtime.checkpoint import BuildModel, load_checkpoint, restore_network, weights_sha256
+from utils.runtime.checkpoint import (
+    BuildModel,
+    complete_checkpoint,
+    load_checkpoint,
+    restore_network,
+    weights_sha256,
+)
 from utils.runtime.device import Compute
 from utils.runtime.errors import UserError
 from utils.runtime.identity import Identity
-from utils.runtime.weights import fit_weights
+from utils.runtime.normalisation import Explicit, to_unit
 
 
 @dataclass(frozen=True)
@@ -29,6 +36,7 @@ class LiveTeacher:
     path: Path
     rescale: tuple[Tensor, Tensor] | None  # from the student's normalisation to its own, where they differ
     note: str = ""  # what sets it apart from a finished run of this program
+    settings: dict[str, Any] = field(default_factory=dict)  # that are part of a run's identity, beside its weights
 
     def show(self, view: int) -> None:
         """Nothing to prepare: the network runs on the batch itself."""
@@ -45,20 +53,22 @@ class LiveTeacher:
 
 
 def load_teacher(
-    path: Path, name: str, needs: str, dataset: Dataset, compute: Compute, build_model: BuildModel
+    path: Path,
+    name: str,
+    needs: str,
+    dataset: Dataset,
+    compute: Compute,
+    build_model: BuildModel,
+    normalisation: Explicit | None = None,
 ) -> LiveTeacher:
     """Read a teacher and freeze it: a checkpoint of this program, or the plain state_dict of a network `name`.
 
-    `needs` is what a method asks of its outputs. Warns of one that was trained on other images. Raises UserError
-    for a teacher of other classes or another image size, or a file that is none.
+    `needs` is what a method asks of its outputs, `normalisation` the explicit one of such a state_dict. Warns of a
+    teacher that was trained on other images. Raises UserError for one of other classes or another image size, or a
+    file that is none.
     """
     checkpoint = load_checkpoint(path, plain=True)
-    if "format" not in checkpoint:  # of another program
-        network, classes = build_model(name, dataset.train.num_classes), dataset.train.num_classes
-        weights = fit_weights(path, checkpoint["model"], network.state_dict(), f"a {name} of {classes} classes")
-        for note in (*checkpoint["notes"], *weights.notes):
-            print(f"note: {path}: {note}", file=sys.stderr)
-        checkpoint = dataset.describe() | {"model_name": name, "model": weights.tensors}
+    checkpoint = complete_checkpoint(path, checkpoint, name, dataset.describe, normalisation, build_model)
     for key, value in (("class_names", list(dataset.train.class_names)), ("image_size", dataset.train.image_size)):
         if checkpoint[key] != value:
             hint = "train a teacher on this dataset, or name another --teacher-checkpoint"
@@ -66,8 +76,12 @@ def load_teacher(
     model = restore_network(path, checkpoint, build_model).eval().requires_grad_(False)
     model = compute.place(fold_batch_norm(model) if needs == "logits" else model)
     normalise = Normalise(checkpoint["mean"], checkpoint["std"])
-    note = "of another program"
-    if "config" in checkpoint:
+    rescale = _rescale(normalise, dataset.normalise, compute.device)
+    note, settings = "of another program", {}
+    if "format" not in checkpoint and rescale is not None:
+        unit = to_unit({"mean": normalise.mean, "std": normalise.std})
+        settings = {f"teacher_{part}": values for part, values in unit.items()}
+    if "format" in checkpoint:
         identity = Identity.from_record(checkpoint["config"])
         unfinished = checkpoint["epoch"] < identity["epochs"]
         note = f"unfinished: epoch {checkpoint['epoch']} of {identity['epochs']}" if unfinished else ""
@@ -76,13 +90,12 @@ def load_teacher(
             print(f"warning: the teacher {path} was trained on other images: {text}", file=sys.stderr)
     # Computed, not read: weights that were changed in the file must not find the cached outputs of those before.
     sha256 = weights_sha256(checkpoint["model"])
-    rescale = _rescale(normalise, dataset.normalise, compute.device)
     try:
         images = next(evaluation_batches(dataset.train, normalise).epoch(0)).images
         network = TappedNetwork(model, needs, images)
     except ValueError as error:
         raise UserError(f"the teacher {path}: {error}", "choose a --method that matches logits") from error
-    return LiveTeacher(network, compute, checkpoint["model_name"], sha256, path, rescale, note)
+    return LiveTeacher(network, compute, checkpoint["model_name"], sha256, path, rescale, note, settings)
 
 
 def fold_batch_norm(model: nn.Module) -> nn.Module:

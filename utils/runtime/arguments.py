@@ -44,6 +44,17 @@ def bounded(
     return convert
 
 
+def per_channel(convert: Callable[[str], float]) -> Callable[[str], tuple[float, ...]]:
+    """An argparse type: three numbers R,G,B, each of which `convert` takes."""
+
+    def convert_all(text: str) -> tuple[float, ...]:
+        if text.count(",") != 2:
+            raise argparse.ArgumentTypeError(f"{text!r} is not three numbers with commas between: R,G,B")
+        return tuple(map(convert, text.split(",")))
+
+    return convert_all
+
+
 def boolean(text: str) -> bool:
     """An argparse type."""
     if text.lower() not in ("true", "1", "yes", "false", "0", "no"):
