@@ -29,7 +29,8 @@ def bounded(
 ) -> Callable:
     """An argparse type: an int or finite float from `low` to `high`, or `above` the one and `below` the other."""
     span = f"{'above' if above else 'of at least'} {low:g}"
-    span = span if high is None else f"from {low:g} to {'below ' * below}{high:g}"
+    if high is not None:
+        span = f"{f'above {low:g} and up' if above else f'from {low:g}'} to {'below ' * below}{high:g}"
     top = high if high is not None else 2**63 if kind is int else math.inf  # 2**63: what a tensor holds
 
     def convert(text: str) -> float:
