@@ -549,7 +549,7 @@ def check(parser: Parser, args: argparse.Namespace, explicit: Collection[str], t
         parser.error("--teacher-mean and --teacher-std belong together")
     file = "teacher_checkpoint" if train else "checkpoint"
     if args.teacher_mean and not getattr(args, file):
-        parser.error(f"--teacher-mean needs {flag_of(file)}, a file of another program")
+        parser.error(f"--teacher-mean needs a {flag_of(file)} of another program")
     if args.all and args.teacher_checkpoint:
         parser.error("--teacher-checkpoint and --all exclude each other: --all trains a teacher")
     if args.tto and args.views is not None:

@@ -21,8 +21,8 @@ FLAGS = {
     "train.py": """help tto kd all sweep teacher student dataset data-dir image-size limit skip-bad-images
         val-size method list-methods temp alpha teacher-checkpoint teacher-mean teacher-std views teacher-cache
         teacher-cache-limit recipe epochs batch-size optimizer lr momentum weight-decay warmup schedule
-        label-smoothing ema cutout padding flip eval-every seed seeds device precision cuda-graph compile results-dir
-        tensorboard resume overwrite debug""",
+        label-smoothing ema cutout padding flip eval-every seed seeds device precision cuda-graph compile
+        results-dir tensorboard resume overwrite debug""",
     "test.py": """help tto kd all checkpoint teacher student dataset data-dir image-size limit skip-bad-images
         val-size method temp alpha teacher-mean teacher-std seed device precision results-dir export debug""",
 }
@@ -305,8 +305,8 @@ def test_a_flag_of_the_other_program_is_said_to_be_one(problem):
         --sweep --val-size 0 => --sweep ranks by validation, and --val-size 0 leaves no images for it
         --all --teacher-checkpoint t => --teacher-checkpoint and --all exclude each other: --all trains a teacher
         --kd --teacher-mean .5,.5,.5 => --teacher-mean and --teacher-std belong together
-        --kd --teacher-std 1,1,1 --teacher-mean 1,1,1 => --teacher-mean needs --teacher-checkpoint, a file of another program
-        test.py --tto --teacher-std 1,1,1 --teacher-mean 1,1,1 => --teacher-mean needs --checkpoint, a file of another program
+        --kd --teacher-std 1,1,1 --teacher-mean 1,1,1 => --teacher-mean needs a --teacher-checkpoint of another program
+        test.py --teacher-std 1,1,1 --teacher-mean 1,1,1 => --teacher-mean needs a --checkpoint of another program
         --kd --teacher-mean .5,.5 => --teacher-mean '.5,.5' is not three numbers with commas between: R,G,B
         --kd --teacher-mean 125,123,114 => --teacher-mean '125' is not a number from 0 to 1
         --kd --teacher-std .2,.2,0 => --teacher-std '0' is not a number above 0 and up to 1

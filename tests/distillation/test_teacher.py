@@ -137,7 +137,7 @@ def test_a_teacher_of_another_program_sees_images_as_the_flags_say_or_its_file_o
 def test_a_checkpoint_of_this_program_has_its_own_normalisation_and_no_other(tmp_path):
     saved_teacher(tmp_path / "last.pt", RAW.mean, RAW.std)
     assert loaded(tmp_path / "last.pt").settings == {}
-    with pytest.raises(UserError, match="tells its normalisation .*leave out --teacher-mean and --teacher-std"):
+    with pytest.raises(UserError, match=r"tells its normalisation .*leave out --teacher-mean and --teacher-std"):
         loaded(tmp_path / "last.pt", normalisation=UNIT)
 
 
