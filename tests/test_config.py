@@ -305,7 +305,7 @@ def test_a_flag_of_the_other_program_is_said_to_be_one(problem):
         --sweep --val-size 0 => --sweep ranks by validation, and --val-size 0 leaves no images for it
         --all --teacher-checkpoint t => --teacher-checkpoint and --all exclude each other: --all trains a teacher
         --kd --teacher-mean .5,.5,.5 => --teacher-mean and --teacher-std belong together
-        --kd --teacher-std 1,1,1 --teacher-mean 1,1,1 => --teacher-mean needs a --teacher-checkpoint of another program
+        --teacher-std 1,1,1 --teacher-mean 1,1,1 => --teacher-mean needs a --teacher-checkpoint of another program
         test.py --teacher-std 1,1,1 --teacher-mean 1,1,1 => --teacher-mean needs a --checkpoint of another program
         --kd --teacher-mean .5,.5 => --teacher-mean '.5,.5' is not three numbers with commas between: R,G,B
         --kd --teacher-mean 125,123,114 => --teacher-mean '125' is not a number from 0 to 1
