@@ -76,14 +76,14 @@ def test_the_fix_makes_the_order_right():
     assert torch.equal(fixed.argmax(1), labels)
 
 
-@pytest.mark.parametrize("classes", [2, 10, 100])
-def test_chance_and_mere_weakness_are_no_other_order(classes):
+@pytest.mark.parametrize(("classes", "count"), [(2, 30), (10, 60), (2, 2000), (10, 2000), (100, 2000)])
+def test_chance_and_mere_weakness_are_no_other_order(classes, count):
     for seed, share in itertools.product(range(5), (0.0, 0.2, 0.5, 0.9)):
         random = torch.Generator().manual_seed(seed)
-        labels = torch.arange(2000) % classes
-        guesses = torch.randint(0, classes, (2000,), generator=random)
-        guesses[torch.rand(2000, generator=random) < 0.4] = 1  # which it favours
-        predicted = torch.where(torch.rand(2000, generator=random) < share, labels, guesses)
+        labels = torch.arange(count) % classes
+        guesses = torch.randint(0, classes, (count,), generator=random)
+        guesses[torch.rand(count, generator=random) < 0.4] = 1  # which it favours
+        predicted = torch.where(torch.rand(count, generator=random) < share, labels, guesses)
         assert find_order(predicted, labels, classes) is None
 
 
@@ -97,6 +97,13 @@ def test_any_order_is_found_where_the_teacher_knows_enough(classes, accuracy):
     other = find_order(predicted, labels, classes)
     assert (torch.tensor(other.outputs) == order).double().mean() > 0.9
     assert other.outputs[other.pair[0]] == other.pair[1] != other.pair[0]
+
+
+def test_two_outputs_are_exchanged_for_what_both_classes_gain():
+    labels, predicted = torch.tensor([[0, 0]] * 5 + [[0, 1]] * 4 + [[1, 0]] * 4).repeat(50, 1).T
+    other = find_order(predicted, labels, 2)
+    assert other.outputs == [1, 0]
+    assert other.top1 == pytest.approx(100 * 8 / 13)
 
 
 def test_one_exchanged_pair_of_ten_and_of_a_hundred_is_found():

@@ -35,6 +35,12 @@ def test_a_pair_of_three_numbers_anywhere_in_a_file_is_used_and_named(content, n
     )
 
 
+def test_pixels_that_are_only_scaled_come_with_either_scale():
+    for std in (1.0, 255.0):
+        normalisation, _ = choose_normalisation({"mean": [0.0] * 3, "std": [std] * 3}, None, OF_IMAGES)
+        assert normalisation == {"mean": [0.0] * 3, "std": [255.0] * 3}
+
+
 @pytest.mark.parametrize(
     "content",
     [
