@@ -338,7 +338,8 @@ def build_parser(
         add_boolean(group, "--sweep", "the student with KD for each --method, --temp and --alpha, ranked by "
                     "validation; the test images are not read")
     else:
-        group.add_argument("--checkpoint", type=path, metavar="FILE", help="the network in this file")
+        group.add_argument("--checkpoint", type=path, metavar="FILE",
+                           help="the network in this file; of another program, with --teacher or --student")
     group.add_argument("--teacher", type=known(models), metavar="NAME",
                        help=f"one of {', '.join(models)} {default_of('teacher')}")
     group.add_argument("--student", type=known(models), metavar="NAME", help=f"likewise {default_of('student')}")
