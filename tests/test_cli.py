@@ -95,7 +95,7 @@ def test_test_py_repeats_the_metrics_of_the_training(table, command, role):
     assert before == json.loads((run / "test.json").read_text()) == {name: results_by_run[name] for name in before}
 
 
-def test_test_py_needs_nothing_but_the_checkpoint_and_leaves_the_run_alone(table, command, tmp_path):
+def test_test_py_needs_nothing_but_the_checkpoint_and_leaves_run_and_folder_alone(table, command, tmp_path):
     results, _ = table
     best = results / "shapes/student-cnn_tiny/seed0/best.pt"
     test_json = best.with_name("test.json")
@@ -105,8 +105,8 @@ def test_test_py_needs_nothing_but_the_checkpoint_and_leaves_the_run_alone(table
     done = command("test.py", "--checkpoint", lonely)
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["images"] == 300
-    metrics = json.loads(lonely.with_suffix(".test.json").read_text())
-    assert metrics == {name: result[name] for name in metrics}
+    assert f"not saved: {tmp_path} is no run directory" in done.stdout
+    assert [*tmp_path.iterdir()] == [lonely]
     done = command("test.py", "--checkpoint", best, "--limit", 100)
     assert json.loads(done.stdout.splitlines()[-1])["images"] == 100
     assert test_json.read_bytes() == before

@@ -236,7 +236,22 @@ def test_a_plain_state_dict_teaches(results, capsys, prefix):
     torch.save({prefix + name: tensor for name, tensor in weights.items()}, path)
     line = ["--kd", "--teacher-checkpoint", str(path), *FLAGS, "--epochs", "1", "--results-dir", str(results)]
     assert run(train.main, line) == 0
-    assert "13 images' top-1" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "% of 13 images" in output
+    assert "plain.pt (of another program)" in output
+
+
+def test_the_normalisation_of_a_plain_teacher_is_part_of_a_runs_identity(results, capsys):
+    path = results / "plain.pt"
+    torch.save(torch.load(results / RUN / "last.pt", weights_only=True)["model"], path)
+    line = ["--kd", "--teacher-checkpoint", str(path), *FLAGS, "--epochs", "1", "--results-dir", str(results)]
+    assert run(train.main, line) == 0
+    normalised = ["--teacher-mean", "0.1,0.2,0.3", "--teacher-std", "0.2,0.2,0.2"]
+    assert run(train.main, [*line, *normalised, "--resume"]) == 1
+    assert "other settings: teacher mean none instead of [0.1, 0.2, 0.3], teacher std" in capsys.readouterr().err
+    assert run(train.main, [*line, *normalised, "--overwrite"]) == 0
+    assert run(train.main, [*line, "--resume"]) == 1
+    assert "teacher mean [0.1, 0.2, 0.3] instead of none" in capsys.readouterr().err
 
 
 def test_a_teacher_of_another_architecture_names_both(results, capsys):
