@@ -154,7 +154,8 @@ class Config(Recipe):
     val_size: int | None
     teacher: str
     student: str
-    teacher_checkpoint: str | None
+    teacher_checkpoint: tuple[str, ...]  # (): what --tto trained
+    teacher_mix: str
     teacher_mean: tuple[float, ...] | None  # R, G, B on the scale 0 to 1; None: what the file says, or the data's
     teacher_std: tuple[float, ...] | None
     methods: tuple[str, ...]  # specs such as "dkd:beta=2"
@@ -213,6 +214,10 @@ class Config(Recipe):
         name = f"{self.method.folder if self.role == 'kd' else self.role}-{self.network}"
         if self.role == "kd" and (slug := self.method.slug(*("temperature", "alpha") * self.swept)):
             name += f"-{slug}"
+        if self.role == "kd" and len(self.teacher_checkpoint) > 1:
+            name += f"-{len(self.teacher_checkpoint)}teachers" + f"-{self.teacher_mix}" * (
+                self.teacher_mix != "mean"
+            )
         return (self.sweep_dir if self.swept else self.dataset_dir) / name / f"seed{self.seed}"
 
     def finished(self, path: Path) -> Path:
@@ -224,8 +229,14 @@ class Config(Recipe):
 
     @property
     def teacher_path(self) -> Path:
-        """The checkpoint that the student is distilled from."""
-        return Path(self.teacher_checkpoint or self.finished(self.as_role("teacher").run_dir / "last.pt"))
+        """The checkpoint that the student is distilled from; of several teachers, the first."""
+        return self.teacher_paths[0]
+
+    @property
+    def teacher_paths(self) -> tuple[Path, ...]:
+        """The checkpoints of all teachers."""
+        own = self.finished(self.as_role("teacher").run_dir / "last.pt")
+        return tuple(map(Path, self.teacher_checkpoint)) or (own,)
 
     @property
     def teacher_normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
@@ -399,7 +410,7 @@ def build_parser(
                        help="weight of the distillation term; --sweep takes several (default: the method's own, "
                        "0.9 of kd; --sweep: 0.5 0.9 1)")
     if train:
-        group.add_argument("--teacher-checkpoint", type=path, metavar="FILE",
+        group.add_argument("--teacher-checkpoint", type=path, metavar="FILE", nargs="+", default=(),
                            help="the teacher (default: what --tto trained with the same --seed)")
     of = "--teacher-checkpoint" if train else "--checkpoint"
     group.add_argument("--teacher-mean", type=per_channel(bounded(float, 0, 1)), metavar="R,G,B",
@@ -408,6 +419,9 @@ def build_parser(
     group.add_argument("--teacher-std", type=per_channel(bounded(float, 0, 1, above=True)), metavar="R,G,B",
                        help="likewise, the standard deviation")
     if train:
+        group.add_argument("--teacher-mix", choices=("mean", "confidence"), default="mean",
+                           help="of several --teacher-checkpoint, the mean of their probabilities; confidence: by how "
+                           "sure each is of an image (default: %(default)s)")
         group.add_argument("--views", type=size, metavar="V",
                            help="augmentations of each image that a student sees in turn; 0: a new one in each "
                            "epoch, and no cache (default: as many as epochs on CUDA, 8 on a CPU)")
@@ -523,6 +537,7 @@ def parse(
         "method": None,
         "temps": tuple(dict.fromkeys(args.temp or temps)),
         "alphas": tuple(dict.fromkeys(args.alpha or alphas)),
+        "teacher_checkpoint": tuple(args.teacher_checkpoint),
         "seed": seeds[0],
         "seeds": seeds,
         "explicit": explicit,
@@ -568,6 +583,10 @@ def check(parser: Parser, args: argparse.Namespace, explicit: Collection[str], t
         allowed = train and (args.sweep or (args.all and "--all" in where))
         if len(getattr(args, name) or ()) > 1 and not allowed:
             parser.error(f"several {flag_of(name)} values need train.py {where}")
+    if "teacher_mix" in explicit and len(args.teacher_checkpoint) < 2:
+        parser.error("--teacher-mix needs several --teacher-checkpoint")
+    if len({*args.teacher_checkpoint}) < len(args.teacher_checkpoint):
+        parser.error("--teacher-checkpoint names a file twice")
     for name in {"teacher", "student"} & {*explicit} if args.pair else ():
         if getattr(args, name):
             parser.error(f"--pair and --{name} exclude each other")

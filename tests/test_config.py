@@ -19,7 +19,7 @@ METHODS = {  # the settings of each and their defaults
 }
 FLAGS = {
     "train.py": """help tto kd all sweep teacher student pair dataset data-dir image-size limit skip-bad-images
-        drop-duplicates val-size method list-methods temp alpha teacher-checkpoint teacher-mean teacher-std
+        drop-duplicates val-size method list-methods temp alpha teacher-checkpoint teacher-mean teacher-std teacher-mix
         views teacher-cache teacher-cache-limit recipe epochs batch-size optimizer lr momentum weight-decay
         warmup schedule label-smoothing ema cutout padding flip eval-every seed seeds device precision
         cuda-graph compile results-dir tensorboard resume overwrite debug""",

@@ -167,14 +167,15 @@ class Evaluator:
         if own.get("role") != "kd":
             return {}
         compared: dict[str, Any] = {}
-        beside = dataset_dir / f"teacher-{own['teacher']}" / seed / "last.pt"
-        for path in (beside, Path(record.get("teacher_path", beside))):
+        beside = dataset_dir / f"teacher-{own.get('teacher')}" / seed / "last.pt"
+        single = "teacher" in own.values and "teacher_mix" not in own.values
+        for path in (beside, Path(record.get("teacher_path", beside))) if single else ():
             other = self._other(path, network)
             if other is not None and other.checkpoint["sha256"][:16] == own["teacher_sha256"]:
                 metrics = compare_with_teacher(network.logits, other.logits, network.labels)
                 compared["teacher"] = {"run": path.parent.parent.name} | metrics
                 break
-        else:
+        if single and not compared:
             print(f"not compared with the teacher: it is not at {beside}, or has been trained again since")
         path = dataset_dir / f"student-{own['network']}" / seed / "last.pt"
         other = self._other(path, network)

@@ -14,6 +14,7 @@ from utils.data.batches import Batches
 from utils.data.dataset import Dataset
 from utils.distillation.cache import cached
 from utils.distillation.check import TeacherCheck, check_teacher
+from utils.distillation.ensemble import Ensemble
 from utils.distillation.taps import TappedNetwork
 from utils.distillation.teacher import LiveTeacher, load_teacher
 from utils.evaluation.analysis import analyse, predict
@@ -48,7 +49,7 @@ class Run:
     compute: Compute
     batches: Batches
     method: Method
-    teacher: LiveTeacher | None
+    teacher: LiveTeacher | Ensemble | None
     identity: Identity
     check: TeacherCheck | None = None  # of the teacher, before the training
 
@@ -59,7 +60,9 @@ class Run:
         record = self.identity.to_record() | data | paths
         if self.teacher is not None:
             teacher = {"sha256": self.teacher.sha256, "note": self.teacher.note} | self.check.record()
-            record |= {"teacher_path": str(self.config.teacher_path), "teacher": teacher}
+            record |= {"teacher": teacher}
+            if isinstance(self.teacher, LiveTeacher):  # what test.py compares the student with
+                record |= {"teacher_path": str(self.teacher.path)}
         return record
 
 
@@ -128,11 +131,23 @@ def _prepare(config, run_dir: RunDir, dataset: Dataset, compute: Compute, build_
             what = f"--method {config.method.name} compares the images of a batch, and --batch-size is 1"
             raise UserError(what, "--batch-size 2 or more")
         if method.needs != "labels":
-            path, name, normalisation = config.teacher_path, config.teacher, config.teacher_normalisation
-            teacher = load_teacher(path, name, method.needs, dataset, compute, build_model, normalisation)
+            teacher = _load_teachers(config, method.needs, dataset, compute, build_model)
             values |= {"teacher": teacher.name, "teacher_sha256": teacher.sha256[:16]} | teacher.settings
     identity = Identity(values, known.defaults, known.label, len(dataset.train))
     return Run(config, run_dir, dataset, compute, batches, method, teacher, identity)
+
+
+def _load_teachers(
+    config, needs: str, dataset: Dataset, compute: Compute, build_model: BuildModel
+) -> LiveTeacher | Ensemble:
+    paths, normalisation = config.teacher_paths, config.teacher_normalisation
+    if len(paths) > 1 and needs != "logits":
+        hint = "name one --teacher-checkpoint, or a --method that matches logits alone"
+        raise UserError("of several teachers, only the logits can be mixed", hint)
+    members = tuple(
+        load_teacher(path, config.teacher, needs, dataset, compute, build_model, normalisation) for path in paths
+    )
+    return members[0] if len(members) == 1 else Ensemble(members, members, config.teacher_mix)
 
 
 def _build(run: Run, build_model: BuildModel) -> TrainState:
@@ -144,7 +159,7 @@ def _build(run: Run, build_model: BuildModel) -> TrainState:
         images = next(run.batches.epoch(0)).images
         try:
             student = TappedNetwork(model, run.method.needs, images).example(images)
-            run.method.adapt(student, run.teacher.network.example(images))
+            run.method.adapt(student, run.teacher.example(images))
         except ValueError as error:
             raise UserError(f"--method {config.method.spec}: {error}", "python train.py --list-methods") from error
         run.method.to(run.compute.device)
@@ -162,6 +177,11 @@ def _train(run: Run, state: TrainState, action: str, check_interrupt: Callable[[
         run.check = check_teacher(teacher, dataset, check_interrupt)
         note = f" ({teacher.note})" if teacher.note else ""
         header["teacher"] = f"{teacher.name}, {run.check}, {teacher.path}{note}"
+        if isinstance(teacher, Ensemble):
+            each = [
+                f"{one.name} {check_teacher(one, dataset, check_interrupt).top1:.2f} %" for one in teacher.members
+            ]
+            header["teacher"] = f"{teacher.mix} of {len(each)}, {run.check}; each: {', '.join(each)}"
         teacher, header["outputs"] = _with_cache(run, check_interrupt)
     print_header(f"{config.run_dir.parent.name}, seed {config.seed}", header)
     if action == "start":
@@ -192,7 +212,14 @@ def _with_cache(run: Run, check_interrupt: Callable[[], None]):
     beside_the_runs = config.dataset_dir / "teacher-outputs"
     folder = beside_the_runs if config.teacher_cache == "auto" else Path(config.teacher_cache)
     data, limit = run.dataset.fingerprints["data"], config.teacher_cache_limit
-    return cached(run.teacher, run.batches, data, config.epochs, folder, limit, check_interrupt)
+
+    def stored(teacher: LiveTeacher):
+        return cached(teacher, run.batches, data, config.epochs, folder, limit, check_interrupt)
+
+    if isinstance(run.teacher, LiveTeacher):
+        return stored(run.teacher)
+    teachers, texts = zip(*map(stored, run.teacher.members), strict=True)
+    return replace(run.teacher, teachers=teachers), "; ".join(texts)
 
 
 def _finish(run: Run, state: TrainState) -> None:

@@ -38,6 +38,10 @@ class LiveTeacher:
     note: str = ""  # what sets it apart from a finished run of this program
     settings: dict[str, Any] = field(default_factory=dict)  # that are part of a run's identity, beside its weights
 
+    def example(self, images: Tensor) -> Outputs:
+        """Outputs of which only the shapes matter."""
+        return self.network.example(images)
+
     def show(self, view: int) -> None:
         """Nothing to prepare: the network runs on the batch itself."""
 
