@@ -190,9 +190,10 @@ def _finish(run: Run, state: TrainState) -> None:
     try:
         test = None if config.swept else metrics
         history = run.run_dir.read_history()
-        plot_run(config.run_dir.parent.name, history, run.run_dir.accuracy, run.run_dir.loss, test)
-    except OSError as error:
-        print(f"warning: no plots: {error}", file=sys.stderr)  # metrics are worth more than their plot
+        name, files = config.run_dir.parent.name, (run.run_dir.accuracy, run.run_dir.loss)
+        plot_run(name, run.identity["role"], history, *files, test)
+    except OSError as error:  # metrics are worth more than their plot
+        print(f"warning: no plots in {config.run_dir}: {error}", file=sys.stderr)
     write_json(run.run_dir.results, metrics)
     print(format_metrics(metrics, part), flush=True)
 
