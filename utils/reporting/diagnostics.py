@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.colors import PowerNorm
 
 from utils.reporting.calibration import FEW, read_bins
+from utils.reporting.fonts import use_fonts
 from utils.reporting.style import COLOURS, DARK, GREY, OTHER, PLAIN, WHOLE, new_figure, save, styled, styles
 
 Analysis = Mapping[str, Any]  # of utils.evaluation.analysis
@@ -59,7 +60,7 @@ def plot_confusion(analysis: Analysis, path: Path, title: str) -> bool:
     shares = np.ma.masked_equal(100 * counts / np.maximum(counts.sum(1, keepdims=True), 1), 0)
     ticks = range(0, classes, -(-classes // MOST_LABELS))
     names = [_short(analysis["class_names"][number], 18) for number in ticks]
-    figure = new_figure(title, WIDTH, WIDTH)
+    figure = new_figure(title, WIDTH, 2 * WIDTH)
     axes = figure.add_subplot(xlabel="predicted class", ylabel="true class")
     # The square root: most mistakes are a few percent, and would be as white as none.
     shades = PowerNorm(0.5, vmin=0, vmax=100)
@@ -69,11 +70,15 @@ def plot_confusion(analysis: Analysis, path: Path, title: str) -> bool:
     upright = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
     axes.set_xticks(ticks, names, **upright, **PLAIN)
     axes.set_yticks(ticks, names, **PLAIN)
-    bar = figure.colorbar(image, ax=axes, shrink=0.6, pad=0.02, ticks=(0, 1, 5, 20, 50, 100), format="%d")
+    ticks = (0, 1, 5, 20, 50, 100)
+    bar = figure.colorbar(image, ax=axes, location="bottom", aspect=40, pad=0.02, ticks=ticks, format="%d")
     bar.set_label("% of the true class")
     bar.outline.set_visible(False)
-    figure.draw_without_rendering()  # which settles how much room the names leave
-    cell = axes.get_window_extent().width / figure.dpi / classes  # inches
+    with use_fonts(figure):
+        figure.draw_without_rendering()  # which settles how much width the names leave
+    side = axes.get_window_extent().width / figure.dpi  # inches
+    figure.set_figheight(figure.get_figheight() * (1 - axes.get_position(original=True).height) + side)
+    cell = side / classes
     if cell > DIGIT * (len(str(counts.max())) + 0.6):
         for row, column in np.argwhere(counts):
             colour = "white" if shades(shares[row, column]) > 0.6 else DARK
@@ -96,7 +101,7 @@ def plot_mistakes(images: np.ndarray, analysis: Analysis, path: Path, title: str
         axes.set_axis_off()
     for axes, pixels, mistake in zip(grid, np.asarray(images), mistakes, strict=False):
         axes.imshow(pixels, interpolation="nearest")
-        caption = f"{_short(mistake['true'], 16)}\n→ {_short(mistake['predicted'], 14)}"
+        caption = f"{_short(mistake['true'], 17)}\n→ {_short(mistake['predicted'], 15)}"
         axes.set_title(caption, pad=4, **PLAIN)
         confidence = f"{mistake['confidence']:.1f} % sure"
         axes.text(0, -0.03, confidence, transform=axes.transAxes, va="top", color=COLOURS[1])
@@ -105,10 +110,16 @@ def plot_mistakes(images: np.ndarray, analysis: Analysis, path: Path, title: str
     save(figure, path)
 
 
-def _short(name: str, length: int) -> str:
-    """A class name on one line, without its middle where it is too long, that any font can be asked for."""
+def _short(name: str, width: float) -> str:
+    """A class name on one line, without its middle where it is wider than so many usual letters."""
     name = " ".join(name.encode(errors="replace").decode().split())  # a folder's name need not be text
-    if any(unicodedata.east_asian_width(character) in "WF" for character in name):
-        length = length * 3 // 5  # characters as wide as they are high
-    half = length // 2
-    return name if len(name) <= length else f"{name[:half].rstrip()}…{name[half + 1 - length :].lstrip()}"
+    if _width(name) <= width:
+        return name
+    cuts = (f"{name[: n // 2].rstrip()}…{name[n // 2 + 1 - n :].lstrip()}" for n in range(len(name) - 1, 2, -1))
+    return next((cut for cut in cuts if _width(cut) <= width), "…")
+
+
+def _width(text: str) -> float:
+    """In usual letters of the plots' font: capitals and m are wider, Chinese signs as wide as they are high."""
+    wide = sum(unicodedata.east_asian_width(character) in "WF" for character in text)
+    return len(text) + 0.7 * wide + 0.25 * sum(map(str.isupper, text)) + 0.4 * sum(map(text.count, "mwMW@%"))

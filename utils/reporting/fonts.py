@@ -1,5 +1,6 @@
 """Fonts for names in any script: what the plots' own font lacks is taken from those that are installed."""
 
+import logging
 import sys
 import warnings
 from collections.abc import Iterable, Iterator
@@ -12,7 +13,9 @@ from matplotlib.text import Text
 
 FAMILY = "DejaVu Sans"  # comes with matplotlib
 INSTALL = "install one that has, such as Noto Sans CJK (Debian, Ubuntu: apt install fonts-noto-cjk)"
+BOXES = "Last Resort"  # a font of boxes for all characters
 _reported: set[str] = set()  # characters
+logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # not every font has a bold weight
 
 
 @contextmanager
@@ -36,8 +39,9 @@ def use_fonts(figure: Figure) -> Iterator[None]:
 
 def _fallbacks(missing: set[str]) -> Iterator[str]:
     """Families of installed fonts that have these characters, the one with the most of them first."""
-    while missing:
-        best = min(fontManager.ttflist, key=lambda font: (len(_not_in(missing, font.fname)), *_oddity(font)))
+    fonts = [font for font in fontManager.ttflist if not font.name.startswith(BOXES)]
+    while missing and fonts:
+        best = min(fonts, key=lambda font: (len(_not_in(missing, font.fname)), *_oddity(font)))
         left = _not_in(missing, best.fname)
         if left == missing:
             break
