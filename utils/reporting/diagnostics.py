@@ -1,6 +1,5 @@
 """Plots of the analysis of a run: how far its confidence can be trusted, and what it gets wrong."""
 
-import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ import numpy as np
 from matplotlib.colors import PowerNorm
 
 from utils.reporting.calibration import FEW, read_bins
-from utils.reporting.fonts import use_fonts
+from utils.reporting.fonts import text_width, use_fonts
 from utils.reporting.style import COLOURS, DARK, GREY, OTHER, PLAIN, WHOLE, new_figure, save, styled, styles
 
 Analysis = Mapping[str, Any]  # of utils.evaluation.analysis
@@ -17,6 +16,7 @@ Analysis = Mapping[str, Any]  # of utils.evaluation.analysis
 WIDTH = 5.8  # inches of a plot on the HTML page, where letters of 10 points are then 9 pixels high
 MOST_LABELS = 25  # class names along a side of the confusion matrix
 COLUMNS = 4  # of the contact sheet
+LABEL, CAPTION = 105, 98  # points for a class name beside the matrix, and above an image
 DIGIT = 0.09  # inches
 
 
@@ -59,7 +59,7 @@ def plot_confusion(analysis: Analysis, path: Path, title: str) -> bool:
     classes = len(counts)
     shares = np.ma.masked_equal(100 * counts / np.maximum(counts.sum(1, keepdims=True), 1), 0)
     ticks = range(0, classes, -(-classes // MOST_LABELS))
-    names = [_short(analysis["class_names"][number], 18) for number in ticks]
+    names = [_short(analysis["class_names"][number], LABEL) for number in ticks]
     figure = new_figure(title, WIDTH, 2 * WIDTH)
     axes = figure.add_subplot(xlabel="predicted class", ylabel="true class")
     # The square root: most mistakes are a few percent, and would be as white as none.
@@ -101,7 +101,7 @@ def plot_mistakes(images: np.ndarray, analysis: Analysis, path: Path, title: str
         axes.set_axis_off()
     for axes, pixels, mistake in zip(grid, np.asarray(images), mistakes, strict=False):
         axes.imshow(pixels, interpolation="nearest")
-        caption = f"{_short(mistake['true'], 17)}\n→ {_short(mistake['predicted'], 15)}"
+        caption = f"{_short(mistake['true'], CAPTION)}\n→ {_short(mistake['predicted'], CAPTION - 12)}"
         axes.set_title(caption, pad=4, **PLAIN)
         confidence = f"{mistake['confidence']:.1f} % sure"
         axes.text(0, -0.03, confidence, transform=axes.transAxes, va="top", color=COLOURS[1])
@@ -111,15 +111,9 @@ def plot_mistakes(images: np.ndarray, analysis: Analysis, path: Path, title: str
 
 
 def _short(name: str, width: float) -> str:
-    """A class name on one line, without its middle where it is wider than so many usual letters."""
+    """A class name on one line, without its middle where it is wider than so many points."""
     name = " ".join(name.encode(errors="replace").decode().split())  # a folder's name need not be text
-    if _width(name) <= width:
+    if text_width(name) <= width:
         return name
     cuts = (f"{name[: n // 2].rstrip()}…{name[n // 2 + 1 - n :].lstrip()}" for n in range(len(name) - 1, 2, -1))
-    return next((cut for cut in cuts if _width(cut) <= width), "…")
-
-
-def _width(text: str) -> float:
-    """In usual letters of the plots' font: capitals and m are wider, Chinese signs as wide as they are high."""
-    wide = sum(unicodedata.east_asian_width(character) in "WF" for character in text)
-    return len(text) + 0.7 * wide + 0.25 * sum(map(str.isupper, text)) + 0.4 * sum(map(text.count, "mwMW@%"))
+    return next((cut for cut in cuts if text_width(cut) <= width), "…")

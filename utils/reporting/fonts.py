@@ -37,6 +37,15 @@ def use_fonts(figure: Figure) -> Iterator[None]:
         yield
 
 
+def text_width(text: str) -> float:
+    """Points that a text takes in letters of 10 points; what needs another font is taken to be square."""
+    path = findfont(FAMILY)
+    font = get_font(path)
+    font.set_size(10, 72)
+    foreign = _not_in(text, path)
+    return sum(10 if each in foreign else font.load_char(ord(each)).linearHoriAdvance / 65536 for each in text)
+
+
 def _fallbacks(missing: set[str]) -> Iterator[str]:
     """Families of installed fonts that have these characters, the one with the most of them first."""
     fonts = [font for font in fontManager.ttflist if not font.name.startswith(BOXES)]
