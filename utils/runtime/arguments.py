@@ -52,13 +52,28 @@ def boolean(text: str) -> bool:
 
 
 def known(names: Collection[str], settings: bool = False) -> Callable[[str], str]:
-    """An argparse type: one of `names`, before `:key=value,...` where it may have settings."""
+    """An argparse type: one of `names`, or with `settings` any `NAME:key=value,...`, joined by `+`."""
 
     def convert(text: str) -> str:
-        name = text.partition(":")[0] if settings else text
-        if name in names:
-            return text
-        raise argparse.ArgumentTypeError(f"{name!r} is unknown{nearest(name, names)}; known: {', '.join(names)}")
+        words = re.split(r"\+(?=[A-Za-z])", text) if settings else [text]
+        for name in (word.partition(":")[0] if settings else word for word in words):
+            if name not in names:
+                message = f"{name!r} is unknown{nearest(name, names)}; known: {', '.join(names)}"
+                raise argparse.ArgumentTypeError(message)
+        return text
+
+    return convert
+
+
+def pair(names: Collection[str]) -> Callable[[str], tuple[str, str]]:
+    """An argparse type: two of `names`, joined by a hyphen."""
+    one = known(names)
+
+    def convert(text: str) -> tuple[str, str]:
+        first, hyphen, second = text.partition("-")
+        if not hyphen:
+            raise argparse.ArgumentTypeError(f"{text!r} is not two networks joined by a hyphen")
+        return one(first), one(second)
 
     return convert
 
