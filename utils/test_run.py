@@ -95,6 +95,8 @@ class Evaluator:
         network = self.network(path)
         print_header(str(path), {"network": network.checkpoint["model_name"], "device": str(self.compute)})
         analysis = analyse(network.logits, network.labels, network.checkpoint["class_names"])
+        for mistake in analysis["mistakes"] if network.test.files else ():
+            mistake["file"] = network.test.files[mistake["index"]]
         self._measure_costs([network])
         analysis |= self.costs[network.architecture]
         of = network.checkpoint
