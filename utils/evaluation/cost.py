@@ -18,7 +18,7 @@ from utils.runtime.program import describe
 BATCHES = {"cpu": (1, 4, 16, 64, 256), "cuda": (1, 4, 16, 64, 256, 1024, 4096)}
 LATENCY_SECONDS = 1.0  # of repeats at batch 1
 ROUNDS = 10  # in which the networks take turns; a slow one shortens them to FEWEST
-SPREAD = 0.2  # between the quartiles, of the median: 0.02 to 0.1 is usual where nothing else runs
+SPREAD = 0.2  # between the quartiles, of the median; more of it marks a busy machine
 BATCH_SECONDS = 0.5  # of repeats at each batch size
 LONGEST_PASS = 1.0  # seconds; a larger batch that would need more is not tried
 FEWEST = 3  # repeats, however long they take

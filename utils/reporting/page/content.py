@@ -86,7 +86,7 @@ def latency_notes(known: Sequence[Latency | None]) -> list[str]:
     notes = [f"Latency: one image at a time on {device}; median (quartiles)." for device in devices]
     if len(devices) > 1:
         notes.append("Latencies of different devices are not to be compared.")
-    reasons = "; ".join(filter(None, busy))
+    reasons = ", ".join(dict.fromkeys(reason for text in busy if text for reason in text.split(", ")))
     return notes + ([f"* measured on a busy machine ({reasons}), so it may be too long."] if reasons else [])
 
 
