@@ -6,7 +6,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -94,7 +94,8 @@ ADAMW = {"lr": 1e-3, "weight_decay": 0.05}  # the steps of AdamW have the size o
 ALL_TEMPS = (5.0, 20.0)  # of kd, where neither --method nor --temp is explicit
 SWEEP_TEMPS, SWEEP_ALPHAS = (1.0, 2.0, 5.0, 10.0, 20.0), (0.5, 0.9, 1.0)
 MOST_SEEDS = 1000
-IDENTITY_DEFAULTS = {"optimizer": "sgd", "padding": 4, "flip": True}  # of runs from before these were settings
+# Of runs from before these were settings.
+IDENTITY_DEFAULTS = {"optimizer": "sgd", "padding": 4, "flip": True, "drop_duplicates": False}
 
 
 def defaults_for(dataset: str) -> DatasetDefaults:
@@ -123,8 +124,8 @@ def flag_of(name: str) -> str:
 
 
 # What a command for another role of the same experiment repeats.
-EXPERIMENT = ("dataset", "data_dir", "image_size", "limit", "skip_bad_images", "val_size", "teacher", "student")
-EXPERIMENT += ("seed", "recipe", "device", "precision", "results_dir")
+EXPERIMENT = ("dataset", "data_dir", "image_size", "limit", "skip_bad_images", "drop_duplicates", "val_size")
+EXPERIMENT += ("teacher", "student", "seed", "recipe", "device", "precision", "results_dir")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +140,7 @@ class Config(Recipe):
     image_size: int
     limit: int | None
     skip_bad_images: bool
+    drop_duplicates: bool
     val_size: int | None
     teacher: str
     student: str
@@ -257,7 +259,7 @@ class Config(Recipe):
 
     def identity(self) -> dict[str, Any]:
         """The settings of the command line that decide a run's result."""
-        names = ("role", "dataset", "image_size", "limit", "val_size", "network", "seed")
+        names = ("role", "dataset", "image_size", "limit", "val_size", "drop_duplicates", "network", "seed")
         identity = {name: getattr(self, name) for name in (*names, *RECIPE_FLAGS, "padding", "flip")}
         method = {"method": self.method.name, "settings": dict(self.method.settings)} if self.role == "kd" else {}
         return identity | method
@@ -304,8 +306,14 @@ def default_of(name: str) -> str:
     return f"(default: {'; '.join([usual, *own])})"
 
 
+def networks_text(models: Mapping[str, str]) -> str:
+    """A line for each family."""
+    families = itertools.groupby(models, models.__getitem__)
+    return "\n".join(f"  {' '.join(names)}" for _family, names in families)
+
+
 def build_parser(
-    program: str, models: Collection[str], datasets: Collection[str], methods: Collection[str]
+    program: str, models: Mapping[str, str], datasets: Collection[str], methods: Collection[str]
 ) -> argparse.ArgumentParser:
     """The parser of `train.py` or `test.py`. The recipe's values have no default here: see `Config.as_role`."""
     train = program == "train.py"
@@ -315,7 +323,7 @@ def build_parser(
         description="Train a teacher, a student alone, or a student with knowledge distillation (KD)."
         if train
         else "Measure a trained network on the test images. The last line of the output is one JSON object.",
-        epilog=EPILOGS[program],
+        epilog=f"{EPILOGS[program]}\nnetworks:\n{networks_text(models)}\n",
         formatter_class=partial(argparse.RawDescriptionHelpFormatter, max_help_position=32, width=110),
         allow_abbrev=False,
     )
@@ -334,7 +342,7 @@ def build_parser(
     else:
         group.add_argument("--checkpoint", type=path, metavar="FILE", help="the network in this file")
     group.add_argument("--teacher", type=known(models), metavar="NAME",
-                       help=f"one of {', '.join(models)} {default_of('teacher')}")
+                       help=f"one of the networks below {default_of('teacher')}")
     group.add_argument("--student", type=known(models), metavar="NAME", help=f"likewise {default_of('student')}")
     group.add_argument("--pair", type=pair(models), metavar="TEACHER-STUDENT", help="both, such as vgg13-vgg8")
 
@@ -348,6 +356,9 @@ def build_parser(
     group.add_argument("--limit", type=bounded(int, 2), metavar="N",
                        help="only the first N training and N test images, equally of all classes (default: all)")
     add_boolean(group, "--skip-bad-images", "leave out unreadable images of --dataset folder")
+    if train:
+        add_boolean(group, "--drop-duplicates", "train without images that are in validation or test, too, and "
+                    "validate without those in test")
     group.add_argument("--val-size", type=size, metavar="N",
                        help="training images held out for validation (default: 5000 of CIFAR, else 10 %%)")
 
@@ -440,9 +451,11 @@ def build_parser(
 
 
 def parse(
-    program: str, argv: list[str], models: Collection[str], datasets: Collection[str], methods: Collection[str]
+    program: str, argv: list[str], models: Mapping[str, str], datasets: Collection[str], methods: Collection[str]
 ) -> Config:
     """Resolve a command line of `train.py` or `test.py`; the collections are the names to choose from.
+
+    `models` tells the family of each network.
 
     Ends the program with exit code 2 and `error: ...` on stderr where the command line is wrong.
     """

@@ -19,14 +19,15 @@ METHODS = {  # the settings of each and their defaults
 }
 FLAGS = {
     "train.py": """help tto kd all sweep teacher student pair dataset data-dir image-size limit skip-bad-images
-        val-size method list-methods temp alpha teacher-checkpoint views teacher-cache teacher-cache-limit
-        recipe epochs batch-size optimizer lr momentum weight-decay warmup schedule label-smoothing ema
-        cutout padding flip eval-every seed seeds device precision cuda-graph compile results-dir
-        tensorboard resume overwrite debug""",
+        drop-duplicates val-size method list-methods temp alpha teacher-checkpoint views teacher-cache
+        teacher-cache-limit recipe epochs batch-size optimizer lr momentum weight-decay warmup schedule
+        label-smoothing ema cutout padding flip eval-every seed seeds device precision cuda-graph compile
+        results-dir tensorboard resume overwrite debug""",
     "test.py": """help tto kd all checkpoint teacher student pair dataset data-dir image-size limit skip-bad-images
         val-size method temp alpha seed device precision results-dir export debug""",
 }
-BOOLEANS = "tto kd all sweep skip-bad-images list-methods flip compile tensorboard resume overwrite debug".split()
+BOOLEANS = "tto kd all sweep skip-bad-images drop-duplicates list-methods flip compile tensorboard".split()
+BOOLEANS += "resume overwrite debug".split()
 
 
 def parsed(line: str) -> Config:
@@ -221,14 +222,19 @@ def test_a_path_may_be_anything_but_empty(problem, flag):
     assert getattr(parsed(f"--kd --{flag} 'a\n b'"), flag.replace("-", "_")) == "a\n b"
 
 
-def test_an_unknown_name_is_answered_with_the_nearest_known_one_and_all_of_them(problem):
-    models, methods = ", ".join(MODELS), ", ".join(METHODS)
-    assert problem("--teacher vgg19-bn") == (
-        f"--teacher 'vgg19-bn' is unknown, did you mean vgg19_bn?; known: {models}"
-    )
-    assert problem("--student qqqq") == f"--student 'qqqq' is unknown; known: {models}"
+def test_an_unknown_name_is_answered_with_the_nearest_known_one_or_all_of_them(problem):
+    for name, nearest in rows("""
+        vgg19-bn => vgg19_bn
+        ResNet56 => resnet56
+        MobileNetV2 => mobilenetv2
+        ShuffleV1 => shufflenetv1
+        wrn-40-2 => wrn_40_2
+        resnet32X4 => resnet32x4
+    """):
+        assert problem(f"--teacher {name}") == f"--teacher '{name}' is unknown, did you mean {nearest}?"
+    assert problem("--student qqqq") == f"--student 'qqqq' is unknown; known: {', '.join(MODELS)}"
     for line in ("--kd --method dkdd:beta=2", "--all --method kd dkdd", "test.py --kd --method dkdd"):
-        assert problem(line) == f"--method 'dkdd' is unknown, did you mean dkd?; known: {methods}"
+        assert problem(line) == "--method 'dkdd' is unknown, did you mean dkd?"
 
 
 def test_an_unknown_flag_is_answered_with_one_that_is_nearly_the_same(problem):
@@ -477,7 +483,8 @@ def test_identity_changes_with_everything_that_decides_a_result_and_nothing_else
     for change in (
         "--dataset shapes|--dataset folder --image-size 64|--limit 100|--val-size 0|--student cnn_tiny|--seed 1|"
         "--temp 6|--alpha 0.3|--method dkd|--epochs 3|--batch-size 3|--lr 0.3|--momentum 0.3|--weight-decay 0.3|"
-        "--warmup 0.3|--schedule cosine|--label-smoothing 0.3|--ema 0.3|--cutout 3|--padding 2|--no-flip"
+        "--warmup 0.3|--schedule cosine|--label-smoothing 0.3|--ema 0.3|--cutout 3|--padding 2|--no-flip|"
+        "--drop-duplicates True"
     ).split("|"):
         assert runs(f"--kd {change}")[0].identity() != usual.identity(), change
     assert replace(usual, optimizer="adamw").identity() != usual.identity()
@@ -486,7 +493,7 @@ def test_identity_changes_with_everything_that_decides_a_result_and_nothing_else
 
 
 def test_a_setting_that_a_run_does_not_record_was_what_every_run_had_before_there_was_a_choice():
-    assert IDENTITY_DEFAULTS == {"optimizer": "sgd", "padding": 4, "flip": True}
+    assert IDENTITY_DEFAULTS == {"optimizer": "sgd", "padding": 4, "flip": True, "drop_duplicates": False}
 
 
 # Commands for people to paste.
@@ -499,7 +506,7 @@ def test_a_setting_that_a_run_does_not_record_was_what_every_run_had_before_ther
         "--kd --temp 2.5 --dataset shapes --seed 3 --limit 100 --val-size 0 --device cpu --precision fp32",
         '--kd --dataset folder --data-dir \'my images; $(x) "é"\' --image-size 64 --results-dir "it\'s here"',
         "--kd --temp 0.0125 --alpha 0.25 --method dkd:beta=2 --teacher vgg11_bn --student cnn_tiny",
-        "--kd --method fitnet --recipe long",
+        "--kd --method fitnet --recipe long --drop-duplicates True",
         "--all --temp 20 --dataset=shapes --seed=8",
         "--kd --temp 5.0000001",
         "--data-dir=-images",

@@ -19,6 +19,7 @@ from utils.evaluation.analysis import analyse, predict
 from utils.evaluation.metrics import count_parameters, format_metrics
 from utils.losses.method import CrossEntropy, Method
 from utils.reporting.curves import plot_run
+from utils.reporting.format import duplicates_text
 from utils.reporting.sweep import VALIDATION
 from utils.runtime.checkpoint import BuildModel, load_checkpoint, require_fit
 from utils.runtime.device import Compute
@@ -53,7 +54,8 @@ class Run:
         """What config.json and each checkpoint say of the run's settings."""
         paths = {"data_dir": self.config.data_dir}
         paths |= {"teacher_path": str(self.config.teacher_path)} if self.teacher else {}
-        return self.identity.to_record() | {"data": self.dataset.counts()} | paths
+        data = {"data": self.dataset.counts(), "duplicates": self.dataset.duplicates}
+        return self.identity.to_record() | data | paths
 
 
 def train_run(
@@ -210,8 +212,11 @@ def _header(run: Run, state: TrainState) -> dict[str, str]:
     config, counts, size = run.config, run.dataset.counts(), run.dataset.train.image_size
     images = ", ".join(f"{count:,} {part}" for part, count in counts.items())
     classes = run.dataset.train.num_classes
-    header = {
-        "data": f"{config.dataset}: {images}; {classes} classes, {size}x{size} pixels",
+    header = {"data": f"{config.dataset}: {images}; {classes} classes, {size}x{size} pixels"}
+    if text := duplicates_text(run.dataset.duplicates, counts):
+        hint = "" if config.drop_duplicates else " (--drop-duplicates True trains without them)"
+        header["duplicates"] = f"{text}{hint}"
+    header |= {
         "network": f"{config.network}, {count_parameters(state.model):,} parameters",
         "objective": run.method.formula(),
         "recipe": config.recipe_text(),

@@ -255,6 +255,15 @@ def test_gains_stand_above_the_table(shapes):
     assert text.index("KD at T = 5 gains 4.") < text.index("KD at T = 20 gains 2.") < text.index("agrees with")
 
 
+def test_equal_images_in_several_parts_are_a_note_above_the_table(shapes):
+    assert "Note:" not in Reader(write_page(shapes)).text
+    for path in shapes.glob("*/seed*/config.json"):
+        config = json.loads(path.read_text())
+        path.write_text(json.dumps(config | {"duplicates": {"test_in_train": 12}}))
+    text = Reader(write_page(shapes)).text
+    assert text.count("Note: 12 of 4,000 test images are in train, too.") == 1
+
+
 def test_classes_stand_by_their_gain_or_by_their_accuracy_unknown_ones_last_and_many_are_folded(shapes):
     for seed in range(3):
         many = analyse(classes=100) | {"class_names": [f"class {number}" for number in range(100)]}

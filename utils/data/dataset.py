@@ -1,10 +1,11 @@
 """A dataset as a run uses it: training, validation and test part, and what identifies them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from utils.data.augment import Augmentation
 from utils.data.batches import Batches, Normalise
+from utils.data.duplicates import count_duplicates, drop_duplicates
 from utils.data.image_set import ImageSet
 from utils.data.sources import Parts, load_images
 from utils.runtime.device import Compute
@@ -12,6 +13,7 @@ from utils.runtime.errors import UserError
 
 VAL_SHARE = 0.1  # of the training images, held out where the user names no number: 5,000 of CIFAR's
 EVAL_BATCH = {"cpu": 250, "cuda": 2000}  # images of 32x32 pixels
+FINGERPRINTS = {"train": "data", "val": "val_data", "test": "test_data"}  # the names of the parts' in an identity
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class Dataset:
     test: ImageSet
     normalise: Normalise  # with mean and standard deviation of `train`
     fingerprints: dict[str, str]  # what identifies the images of each part
+    duplicates: dict[str, int] = field(default_factory=dict)  # of `count_duplicates`, and how many were "dropped"
 
     def describe(self) -> dict[str, Any]:
         """What a checkpoint holds of the images that its network was trained on."""
@@ -73,9 +76,26 @@ def load_parts(config) -> Parts:
 
 
 def load_dataset(config, compute: Compute) -> Dataset:
-    """Load the images, hold out `config.val_size` for validation, move all of them to the device."""
-    train, test, val, _ = load_parts(config)
-    val_size = config.val_size
+    """Load the images, hold out `config.val_size` for validation, move all of them to the device.
+
+    With `config.drop_duplicates`, images that are in a later part, too, are taken out of train and val after that.
+    """
+    parts = _split(load_parts(config), config.val_size)
+    count = sum(map(len, parts.values()))
+    parts = drop_duplicates(parts) if config.drop_duplicates else parts
+    dropped = count - sum(map(len, parts.values()))
+    duplicates = count_duplicates(parts) | ({"dropped": dropped} if dropped else {})
+    normalise = Normalise(*parts["train"].mean_and_std())
+    fingerprints = {FINGERPRINTS[name]: part.fingerprint() for name, part in parts.items()}
+    on_device = {name: part.to(compute.device) for name, part in parts.items()}
+    return Dataset(
+        **{"val": None} | on_device, normalise=normalise, fingerprints=fingerprints, duplicates=duplicates
+    )
+
+
+def _split(source: Parts, val_size: int | None) -> dict[str, ImageSet]:
+    """The parts train, val (where there is to be one) and test, in this order."""
+    train, test, val, _ = source
     if val is not None and val_size:
         hint = "leave --val-size out, or --val-size 0 for no validation"
         raise UserError("the images have a validation part of their own: --val-size cannot hold out more", hint)
@@ -83,7 +103,4 @@ def load_dataset(config, compute: Compute) -> Dataset:
         val_size = round(VAL_SHARE * len(train))
     if val is None or val_size == 0:
         train, val = train.split(val_size)
-    normalise, parts = Normalise(*train.mean_and_std()), {"data": train, "val_data": val, "test_data": test}
-    fingerprints = {name: part.fingerprint() for name, part in parts.items() if part is not None}
-    on_device = [part.to(compute.device) if part is not None else None for part in parts.values()]
-    return Dataset(*on_device, normalise, fingerprints)
+    return {"train": train} | ({"val": val} if val is not None else {}) | {"test": test}

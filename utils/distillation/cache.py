@@ -23,6 +23,10 @@ LARGEST = torch.finfo(torch.float16).max
 REPORTED_AFTER = 5.0  # seconds
 HEADER = "teacher_outputs"  # the first entry of each file, by which it is known as ours
 OVERHEAD = 4096  # bytes of a file beside the outputs
+SAMPLES = 16  # images of a cached view that are compared with the live teacher
+# By which these may differ, as a share of their norm. Float16 is responsible for 0.0003; a network in bfloat16
+# differs from itself in float32 by 0.004 (trained) to 0.011; another crop of each image gives 0.08 to 0.3.
+TOLERANCE = {"fp32": 0.005, "bf16": 0.04}
 
 
 class CachedTeacher:
@@ -41,6 +45,8 @@ class CachedTeacher:
         self.live, self.batches, self.cache, self.check_interrupt = live, batches, cache, check_interrupt
         self.current: Outputs | None = None  # of all images of the current view, on the device
         self.unwritten: dict[int, Outputs] = {}
+        self.verified: set[int] = set()  # the views whose cached outputs are the teacher's
+        self.contradicted = False
 
     def show(self, view: int) -> None:
         """Have the outputs for view number `view` at hand; where they were, so that a CUDA graph finds them."""
@@ -59,14 +65,44 @@ class CachedTeacher:
 
     def outputs(self, view: int) -> Outputs:
         """Outputs for all images of a view on the CPU: logits float16 [N, C], embedding [N, D] if asked for."""
-        outputs = self.unwritten.get(view) or self.cache.read(view)
+        outputs = self.unwritten.get(view) or self._read(view)
         if outputs is None:
             with self._alone():
-                outputs = self.cache.read(view)  # perhaps another process has made them meanwhile
+                outputs = self._read(view)  # perhaps another process has made them meanwhile
                 if outputs is None:
                     outputs = self.make(view)
+                    self.verified.add(view)
                     self._write(view, outputs)
         return outputs
+
+    def _read(self, view: int) -> Outputs | None:
+        """The cached outputs for a view; None where there are none, or the live teacher gives others."""
+        outputs = self.cache.read(view)
+        if outputs is not None and view not in self.verified:
+            if not self._agrees(view, outputs):
+                if not self.contradicted:
+                    what = "cached outputs are not those of the teacher now, and are made again"
+                    print(f"note: {self.cache.folder}: {what}", flush=True)
+                self.contradicted = True
+                return None
+            self.verified.add(view)
+        return outputs
+
+    def _agrees(self, view: int, outputs: Outputs) -> bool:
+        """Whether the outputs for a few images of a view are what the teacher gives now."""
+        count = len(self.batches.image_set)
+        indices = torch.linspace(0, count - 1, min(SAMPLES, count)).long()
+        live = self.live(self.batches.serve(indices.to(self.batches.device), self.batches.view(view)))
+        for ours, theirs in zip(outputs[:2], live[:2], strict=True):
+            if ours is None:
+                continue
+            expected = theirs.float().cpu().clamp(-LARGEST, LARGEST).nan_to_num()
+            cached = ours[indices].float().nan_to_num()
+            if cached.shape != expected.shape:
+                return False
+            if (cached - expected).norm() > TOLERANCE[self.live.compute.precision] * expected.norm():
+                return False
+        return True
 
     def make(self, view: int) -> Outputs:
         """Compute the teacher's outputs for all images of a view."""
@@ -196,8 +232,8 @@ class OutputCache:
             return None
         logits, embedding = content.get("logits"), content.get("embedding")
         wanted = [logits, embedding] if self.needs == "embedding" else [logits]
-        fits = all(isinstance(each, Tensor) and len(each) == self.images for each in wanted)
-        if content.get(HEADER) != self.key or not fits:
+        fits = (isinstance(each, Tensor) and each.dtype == torch.float16 and each.dim() == 2 for each in wanted)
+        if content.get(HEADER) != self.key or not all(fits) or any(len(each) != self.images for each in wanted):
             return None
         with suppress(OSError):
             os.utime(path)  # used just now: not the one to make room

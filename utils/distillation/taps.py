@@ -1,5 +1,6 @@
 """Feature taps: how any network returns more than its logits."""
 
+import itertools
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import NamedTuple
@@ -86,7 +87,11 @@ class TappedNetwork:
 
 
 def find_stages(model: nn.Module, images: Tensor) -> list[Tap]:
-    """The last module at each resolution above one pixel, from the input on."""
+    """The last module at each resolution above one pixel, from the input on.
+
+    One inside a block (all but a `Sequential`) that takes that resolution and gives another is a stage only where
+    no other module is: the first layers of such a block have its own channels, and not those of the stage before.
+    """
     return [tap for tap, _given in _last_calls(model, images)]
 
 
@@ -110,13 +115,30 @@ def find_head(model: nn.Module, images: Tensor) -> Tap:
 
 
 def _last_calls(model: nn.Module, images: Tensor) -> list[tuple[Tap, Tensor]]:
+    calls = _calls(model, images)
+    leaving = {
+        (tap.module, _size(taken))
+        for tap, module, taken, given in calls
+        if not isinstance(module, nn.Sequential) and _size(taken) != _size((given,))
+    }
     last: dict[torch.Size, tuple[Tap, Tensor]] = {}
-    for tap, _module, _taken, given in _calls(model, images):
-        if isinstance(given, Tensor) and given.ndim == 4 and given.shape[2:].numel() > 1:
-            last[given.shape[2:]] = tap, given
-    if not last:
+    last_inside: dict[torch.Size, tuple[Tap, Tensor]] = {}
+    for tap, _module, _taken, given in calls:
+        size = _size((given,))
+        if size is not None and size.numel() > 1:
+            parents = itertools.accumulate(tap.module.split(".")[:-1], "{}.{}".format)
+            is_inside = any((parent, size) in leaving for parent in parents)
+            (last_inside if is_inside else last)[size] = tap, given
+    stages = {tap: given for tap, given in (last_inside | last).values()}
+    if not stages:
         raise ValueError(f"{type(model).__name__} has no feature maps [B, c, h, w]")
-    return list(last.values())
+    return [(tap, stages[tap]) for tap, *_ in calls if tap in stages]
+
+
+def _size(tensors: tuple) -> torch.Size | None:
+    """The resolution of the first of a module's inputs or outputs, if that is a feature map."""
+    first = tensors[0] if tensors else None
+    return first.shape[2:] if isinstance(first, Tensor) and first.ndim == 4 else None
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.reporting.curves import Curves, plot_comparison
-from utils.reporting.format import GAIN, leave_out_top5, markdown_table, row_cells
+from utils.reporting.format import GAIN, duplicates_text, leave_out_top5, markdown_table, row_cells
 from utils.reporting.statistics import Gain, paired_gain, summarise_gain
 from utils.runtime.errors import UserError
 from utils.runtime.files import write_text
@@ -145,6 +145,16 @@ def summarise_gains(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
+def notes_on_images(rows: Sequence[Row]) -> list[str]:
+    """What readers must know of the images of these rows: equal ones in several parts."""
+    titles: dict[str, list[str]] = {}
+    for row in rows:
+        texts = (duplicates_text(config.get("duplicates"), config["data"]) for config in row.configs.values())
+        for text in filter(None, dict.fromkeys(texts)):
+            titles.setdefault(text, []).append(row.title)
+    return [text if len(of) == len(rows) else f"{text} ({', '.join(of)})" for text, of in titles.items()]
+
+
 def _page(dataset: str, rows: list[Row], compared: bool) -> Iterable[str]:
     yield f"# Knowledge distillation on {dataset}"
     gains = summarise_gains(rows)
@@ -161,6 +171,8 @@ def _page(dataset: str, rows: list[Row], compared: bool) -> Iterable[str]:
         "same seed and recipe with and without a teacher."
         + (" Its interval is that of the mean, by Student's t." if several and gains else "")
     )
+    for note in notes_on_images(rows):
+        yield f"Note: {note}."
     if compared:
         yield "![Validation accuracy of all runs over epochs](comparison.png)"
     yield "## Each run"

@@ -58,8 +58,8 @@ def known(names: Collection[str], settings: bool = False) -> Callable[[str], str
         words = re.split(r"\+(?=[A-Za-z])", text) if settings else [text]
         for name in (word.partition(":")[0] if settings else word for word in words):
             if name not in names:
-                message = f"{name!r} is unknown{nearest(name, names)}; known: {', '.join(names)}"
-                raise argparse.ArgumentTypeError(message)
+                which = nearest(name, names) or f"; known: {', '.join(names)}"
+                raise argparse.ArgumentTypeError(f"{name!r} is unknown{which}")
         return text
 
     return convert

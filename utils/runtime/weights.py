@@ -13,6 +13,7 @@ from utils.runtime.errors import UserError, printable
 from utils.runtime.file_kind import SAFETENSORS, identify
 from utils.runtime.files import SAVE, DamagedFile, read_tensors
 from utils.runtime.layer_matching import COUNTER, Layer, describe_misfit, layers_of, match_by_name, match_by_order
+from utils.runtime.shortcuts import copying_weights, shortcuts_without_weights
 
 # What programs call the weights in a file that holds more; the first ones are taken first.
 ENTRIES = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights", "params")
@@ -98,8 +99,9 @@ def fit_weights(path: Path, weights: Mapping[str, Tensor], expected: Mapping[str
 
     `expected` is the network's own state_dict, or the shapes in it; `what` names the network in messages. Layers
     are matched by their names, less the prefixes that wrappers leave, or else by their order and shapes. A bias
-    before batch norm is taken off the running mean, which gives the same outputs. Raises UserError for weights of
-    another network or another type, and for values that are not finite.
+    before batch norm is taken off the running mean, which gives the same outputs, and so does a convolution that
+    copies where a shortcut has no weights. Raises UserError for weights of another network or another type, and
+    for values that are not finite.
     """
     shapes = {name: tuple(getattr(value, "shape", value)) for name, value in expected.items()}
     passed_over, notes = _no_weights(weights, shapes), []
@@ -108,6 +110,11 @@ def fit_weights(path: Path, weights: Mapping[str, Tensor], expected: Mapping[str
     if passed_over:
         texts = (f"{name} {tensor.flatten().tolist()}" for name, tensor in passed_over.items())
         notes.append(f"passed over, since they are no weights of the network: {_list(texts)}")
+    shortcuts = shortcuts_without_weights(own, theirs)
+    if shortcuts:
+        weights, theirs = {**weights, **copying_weights(shortcuts, expected)}, theirs + shortcuts
+        text = "shortcuts have no weights: they are read as copies between zeros in equal number on both sides"
+        notes.append(f"{len(shortcuts) // 2} {text}")
     pairs = match_by_name(own, theirs)
     if pairs is None:
         pairs = match_by_order(own, theirs)

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from utils.data.image_set import ImageSet
 from utils.data.sources import Parts, Request
 from utils.data.sources.decode import DECODER_ERRORS, decode_image, is_flattened, quiet_decoders
-from utils.data.sources.image_cache import ImageCache
+from utils.data.sources.image_cache import Decoded, ImageCache, rows_by_key
 from utils.data.sources.scan import LAYOUT, Part, folders_in, listed, one_line, scan
 from utils.runtime.errors import UserError
 from utils.runtime.files import write_text
@@ -132,49 +132,65 @@ def _pixels(part: Part, chosen: list[int], size: int, problems: Problems) -> tup
     wanted = rows[chosen]
     valid = wanted >= 0
     if valid.all():
-        in_order = len(cached) == len(chosen) and (wanted == np.arange(len(chosen))).all()
-        return cached if in_order else cached[torch.from_numpy(wanted)], valid
-    pixels = torch.empty(len(chosen), size, size, 3, dtype=torch.uint8)
-    if valid.any():
-        pixels[torch.from_numpy(valid)] = cached[torch.from_numpy(wanted[valid])]
-    missing = (~valid).nonzero()[0]
-    try:
-        _decode(
-            part, {index: part.files[chosen[index]].path for index in missing}, pixels.numpy(), valid, problems
-        )
-    finally:
-        if valid[missing].any():
-            others = np.setdiff1d((rows >= 0).nonzero()[0], chosen)  # cached, and not part of this run
-            more = [cached[torch.from_numpy(rows[others])]] if len(others) else []
-            keys = np.concatenate([cache.keys[chosen] * valid[:, None], cache.keys[others]])
-            cache.write(torch.cat([pixels, *more]) if more else pixels, keys)
-    return pixels, valid
-
-
-def _decode(part: Part, paths: dict[int, Path], pixels: np.ndarray, valid: np.ndarray, problems: Problems) -> None:
-    """Decode files in parallel, each into its row of `pixels`, and note in `valid` which rows are."""
-    size = pixels.shape[1]
-
-    def decode(index: int) -> tuple[int, str, bool]:
+        in_order = len(cached.images) == len(chosen) and (wanted == np.arange(len(chosen))).all()
+        decoded = cached if in_order else cached.select(wanted)
+    else:
+        decoded, missing = Decoded.zeros(len(chosen), size), (~valid).nonzero()[0]
+        for tensor, source in zip(decoded, cached, strict=True):
+            tensor[torch.from_numpy(valid)] = source[torch.from_numpy(wanted[valid])]
+        paths = {index: part.files[chosen[index]].path for index in missing}
         try:
-            pixels[index] = decode_image(paths[index], size)
-            flat = is_flattened(paths[index], pixels[index])
+            _decode(part, paths, cache, cached, decoded, valid, problems)
+        finally:
+            if valid[missing].any():
+                decoded.states[:] = cache.states[chosen] * torch.from_numpy(valid)[:, None]
+                others = np.setdiff1d((rows >= 0).nonzero()[0], chosen)  # cached, and not part of this run
+                more = cached.select(rows[others])
+                cache.write(Decoded(*map(torch.cat, zip(decoded, more, strict=True))) if len(others) else decoded)
+    problems.flattened += [part.files[chosen[index]].path for index in decoded.flat.nonzero()[:, 0].tolist()]
+    return decoded.images, valid
+
+
+def _decode(
+    part: Part,
+    paths: dict[int, Path],
+    cache: ImageCache,
+    cached: Decoded,
+    decoded: Decoded,
+    valid: np.ndarray,
+    problems: Problems,
+) -> None:
+    """Decode files in parallel, each into its row of `decoded`, and note in `valid` which rows are.
+
+    Those of which `cached` has the content are copied from there.
+    """
+    images, contents, flat = (tensor.numpy() for tensor in (decoded.images, decoded.contents, decoded.flat))
+    row_of, size = rows_by_key(cached.contents), images.shape[1]
+
+    def decode(index: int) -> tuple[int, str]:
+        try:
+            key = cache.content_key(paths[index])
+            row = row_of.get(key)
+            if row is None:
+                images[index] = decode_image(paths[index], size)
+                flat[index] = is_flattened(paths[index], images[index])
+            else:
+                images[index], flat[index] = cached.images[row], cached.flat[row]
         except DECODER_ERRORS as error:
             reason = " ".join(str(error).replace(repr(str(paths[index])), "").split()).rstrip(": ")
-            return index, reason or type(error).__name__, False
+            return index, reason or type(error).__name__
+        contents[index] = np.frombuffer(key, np.uint8)
         valid[index] = True
-        return index, "", flat
+        return index, ""
 
     pool = ThreadPoolExecutor(os.cpu_count())  # Pillow decodes without holding Python's lock
     try:
         with quiet_decoders():
             results = pool.map(decode, paths)
             label, quiet = f"decoding {part.folder}", not sys.stderr.isatty()
-            for index, reason, flat in tqdm(results, label, len(paths), unit=" images", disable=quiet):
+            for index, reason in tqdm(results, label, len(paths), unit=" images", disable=quiet):
                 if reason:
                     problems.unreadable.append((paths[index], reason))
-                if flat:
-                    problems.flattened.append(paths[index])
     finally:
         pool.shutdown(cancel_futures=True)  # Ctrl-C need not wait for all of them
 
@@ -195,13 +211,20 @@ def _write_list(unreadable: list[tuple[Path, str]], data_dir: Path) -> Path:
     text = f"{LIST_HEADER}\n{''.join(lines)}"
     path = data_dir / LIST_NAME
     with suppress(OSError):
-        if not os.path.lexists(path) or path.read_bytes().startswith(LIST_HEADER.encode()):  # not the user's own
+        if not os.path.lexists(path) or _is_own_list(path):
             write_text(path, text)
             return path
     with tempfile.NamedTemporaryFile("w", prefix="unreadable-images-", suffix=".txt", delete=False) as file:
         path = Path(file.name)
     path.write_bytes(text.encode(errors="surrogateescape"))
     return path
+
+
+def _is_own_list(path: Path) -> bool:
+    if not path.is_file():  # a pipe would be waited for
+        return False
+    with open(path, "rb") as file:
+        return file.read(len(LIST_HEADER)) == LIST_HEADER.encode()
 
 
 def _notes_on_classes(parts: dict[str, ImageSet], listing: dict[str, Part]) -> list[str]:

@@ -23,7 +23,7 @@ LISTED = 8  # kinds or names in one line
 class ImageFile(NamedTuple):
     path: Path
     class_name: str
-    state: str  # changes when the file is replaced or written: path within the part, size, times
+    state: str  # changes when the file is replaced or written: path within the part, size, times, inode
 
 
 @dataclass(frozen=True)
@@ -164,10 +164,10 @@ def _identity(folder: str | Path) -> tuple[int, int]:
 
 
 def _state(entry: os.DirEntry, folder: Path) -> str:
-    # The time of the last change of the file's entry, too: it tells files that were swapped with their times.
+    # Of files swapped with their times preserved, inode and ctime tell, neither of which a user can set.
     state = entry.stat()
-    times = f"{state.st_size}\0{state.st_mtime_ns}\0{state.st_ctime_ns}"
-    return f"{os.path.relpath(entry.path, folder)}\0{times}"
+    values = (state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino)
+    return "\0".join((os.path.relpath(entry.path, folder), *map(str, values)))
 
 
 def _is_junk(name: str) -> bool:

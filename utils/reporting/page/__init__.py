@@ -24,7 +24,7 @@ from utils.reporting.page.content import (
 )
 from utils.reporting.page.entry import read_entry
 from utils.reporting.style import styles
-from utils.reporting.table import read_rows, summarise_gains
+from utils.reporting.table import notes_on_images, read_rows, summarise_gains
 from utils.runtime.files import write_text
 
 PAGE = "report.html"
@@ -58,6 +58,7 @@ def write_page(dataset_dir: Path) -> Path:
         images=next(iter(rows[0].configs.values()))["data"]["test"],
         lead=lead(rows),
         gains=summarise_gains(rows),
+        notes=notes_on_images(rows),
         entries=entries,
         measured=measured,
         unmeasured=[f"{e.row.name}/seed{k}" for e in entries for k in sorted(e.row.tests.keys() - e.analysis)],
