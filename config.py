@@ -420,8 +420,8 @@ def build_parser(
                        help="likewise, the standard deviation")
     if train:
         group.add_argument("--teacher-mix", choices=("mean", "confidence"), default="mean",
-                           help="of several --teacher-checkpoint, the mean of their probabilities; confidence: by how "
-                           "sure each is of an image (default: %(default)s)")
+                           help="how the probabilities of several --teacher-checkpoint are averaged; confidence: "
+                           "with more weight where a teacher is sure (default: %(default)s)")
         group.add_argument("--views", type=size, metavar="V",
                            help="augmentations of each image that a student sees in turn; 0: a new one in each "
                            "epoch, and no cache (default: as many as epochs on CUDA, 8 on a CPU)")

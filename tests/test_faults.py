@@ -384,7 +384,7 @@ def test_a_disk_that_fills_up_at_a_plot_only_warns(results, resume, monkeypatch)
     monkeypatch.setattr(utils.train_run, "plot_run", full_disk)
     code, error = resume()
     assert code == 0
-    assert error.startswith("warning: no plots: ")
+    assert error.startswith("warning: no plots in ")
     assert (results / RUN / "test.json").exists()
 
 

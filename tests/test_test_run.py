@@ -63,6 +63,17 @@ def test_the_metrics_of_training_and_of_test_py_are_the_same(results, command, t
     assert trained == json.loads((results[0] / "student-cnn_tiny/seed0/test.json").read_text())
 
 
+def test_equal_networks_have_one_and_the_same_cost(results):
+    folder, output = results
+    costs: dict[str, set] = {}
+    for path in folder.glob("*/seed*/analysis.json"):
+        analysis = json.loads(path.read_text())
+        names = ("latency_ms", "latency_q1_ms", "latency_q3_ms", "throughput")
+        costs.setdefault(analysis["model"], set()).add(tuple(analysis[name] for name in names))
+    assert {name: len(each) for name, each in costs.items()} == {"cnn": 1, "cnn_tiny": 1}
+    assert "ms for one image (quartiles " in output
+
+
 def test_a_student_with_kd_is_compared_with_its_teacher_and_the_student_alone(results):
     labels = draw(4000, seed=2).first(300).labels.numpy()
     for seed in ("seed0", "seed1"):

@@ -2,6 +2,8 @@
 
 import errno
 import sys
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -15,7 +17,7 @@ from utils.data.batches import Normalise
 from utils.data.dataset import describe_images, evaluation_batches, load_parts
 from utils.data.image_set import ImageSet
 from utils.evaluation.analysis import analyse, compare_with_baseline, compare_with_teacher, predict
-from utils.evaluation.cost import measure_deployment
+from utils.evaluation.cost import measure_costs
 from utils.evaluation.metrics import format_metrics
 from utils.reporting.diagnostics import plot_confusion, plot_mistakes, plot_reliability
 from utils.runtime.checkpoint import BuildModel, complete_checkpoint, load_checkpoint, restore_network
@@ -43,6 +45,11 @@ class Network:
     logits: Tensor  # float32 [N, C]
     labels: Tensor  # int64 [N]
 
+    @property
+    def architecture(self) -> tuple[str, int, int]:
+        """What decides its cost: networks that agree in it are measured once."""
+        return tuple(self.checkpoint[name] for name in ("model_name", "num_classes", "image_size"))
+
 
 @dataclass(frozen=True)
 class Foreign:
@@ -67,6 +74,7 @@ class Evaluator:
     foreign: Foreign | None = None
     images: dict[tuple, ImageSet] = field(default_factory=dict)
     networks: dict[Path, Network] = field(default_factory=dict)
+    costs: dict[tuple, dict[str, Any]] = field(default_factory=dict)  # by architecture
 
     def network(self, path: Path) -> Network:
         """Restore the network in a checkpoint and run it on its test images."""
@@ -116,7 +124,10 @@ class Evaluator:
         network = self.network(path)
         print_header(str(path), {"network": network.checkpoint["model_name"], "device": str(self.compute)})
         analysis = analyse(network.logits, network.labels, network.checkpoint["class_names"])
-        analysis |= measure_deployment(network.model, network.checkpoint["image_size"], self.compute)
+        for mistake in analysis["mistakes"] if network.test.files else ():
+            mistake["file"] = network.test.files[mistake["index"]]
+        self._measure_costs([network])
+        analysis |= self.costs[network.architecture]
         of = network.checkpoint
         analysis |= {"model": of["model_name"], "epoch": of["epoch"], "dataset": network.dataset}
         analysis |= {"checkpoint": str(path), "teacher": None, "baseline": None}
@@ -141,9 +152,19 @@ class Evaluator:
         print(f"written to {folder / prefix}*" if prefix else f"written to {folder}", flush=True)
         return analysis
 
+    def _measure_costs(self, networks: Iterable[Network]) -> None:
+        """Measure each architecture among `networks` that has not been measured yet, in turn with the others."""
+        new = {each.architecture: each for each in networks if each.architecture not in self.costs}
+        sized = [(each.model, each.checkpoint["image_size"]) for each in new.values()]
+        self.costs |= zip(new, measure_costs(sized, self.compute), strict=True)
+
     def evaluate_all(self, runs: list[RunDir]) -> tuple[dict[str, dict[str, Any]], list[RunDir]]:
         """Measure the last network of each run: brief analysis by path, and the runs where that failed."""
         measured, failed = {}, []
+        for run in runs:
+            with suppress(UserError, OSError):  # reported below
+                self.network(run.last)
+        self._measure_costs(self.networks.values())
         for run in runs:
             try:
                 measured[str(run.path)] = brief(self.evaluate(run.last, run))
@@ -201,15 +222,15 @@ class Evaluator:
     def _draw(self, network: Network, analysis: dict[str, Any], folder: Path, prefix: str) -> None:
         reliability, confusion, mistakes = (folder / f"{prefix}{name}" for name in PLOTS)
         of = f"{folder.parent.name}, {folder.name}" if not prefix else network.path.name
-        title = f"{of} on {network.dataset}"
+        title, role = f"{of} on {network.dataset}", network.checkpoint["config"]["identity"].get("role", "")
         indices = torch.tensor([mistake["index"] for mistake in analysis["mistakes"]], dtype=torch.int64)
         images = network.test.images[indices.to(network.test.images.device)].cpu()
         try:
-            plot_reliability(analysis, reliability, f"{title}: reliability")
+            plot_reliability(analysis, reliability, f"{title}: reliability", role)
             plot_confusion(analysis, confusion, f"{title}: confusion")
             plot_mistakes(images, analysis, mistakes, f"{title}: the most confident mistakes")
         except OSError as error:
-            print(f"warning: no plots: {error}", file=sys.stderr)  # metrics are worth more
+            print(f"warning: no plots in {folder}: {error}", file=sys.stderr)  # metrics are worth more
 
 
 def _is_run_dir(folder: Path) -> bool:
@@ -224,11 +245,15 @@ def _is_run_dir(folder: Path) -> bool:
 def summary(analysis: dict[str, Any]) -> list[str]:
     """Analysis in a few lines for people."""
     mega_adds, megabytes = analysis["multiply_adds"] / 1e6, analysis["file_bytes"] / 1e6
+    q1, median, q3 = (analysis[f"latency_{name}ms"] for name in ("q1_", "", "q3_"))
     lines = [
         format_metrics(analysis),
-        f"cost: {mega_adds:,.1f} million multiply-adds, {megabytes:.2f} MB, {analysis['latency_ms']:.2f} ms for "
-        f"one image, {analysis['throughput']:,.0f} images/s in batches of {analysis['throughput_batch']}",
+        f"cost: {mega_adds:,.1f} million multiply-adds, {megabytes:.2f} MB, {median:.2f} ms for one image "
+        f"(quartiles {q1:.2f} and {q3:.2f}), {analysis['throughput']:,.0f} images/s in batches of "
+        f"{analysis['throughput_batch']}",
     ]
+    if analysis["busy"]:
+        lines.append(f"note: the machine was busy ({analysis['busy']}): its times may be too long")
     if analysis["confused"]:
         worst = analysis["confused"][0]
         lines.append(f"most confused: {worst['true']} taken for {worst['predicted']}, {worst['share']:.1f} %")

@@ -178,10 +178,9 @@ def _train(run: Run, state: TrainState, action: str, check_interrupt: Callable[[
         note = f" ({teacher.note})" if teacher.note else ""
         header["teacher"] = f"{teacher.name}, {run.check}, {teacher.path}{note}"
         if isinstance(teacher, Ensemble):
-            each = [
-                f"{one.name} {check_teacher(one, dataset, check_interrupt).top1:.2f} %" for one in teacher.members
-            ]
-            header["teacher"] = f"{teacher.mix} of {len(each)}, {run.check}; each: {', '.join(each)}"
+            checks = [check_teacher(member, dataset, check_interrupt) for member in teacher.members]
+            alone = ", ".join(f"{m.name} {c.top1:.2f} %" for m, c in zip(teacher.members, checks, strict=True))
+            header["teacher"] = f"{len(checks)}, mixed by {teacher.mix}: {run.check}; alone: {alone}"
         teacher, header["outputs"] = _with_cache(run, check_interrupt)
     print_header(f"{config.run_dir.parent.name}, seed {config.seed}", header)
     if action == "start":
@@ -234,9 +233,10 @@ def _finish(run: Run, state: TrainState) -> None:
     try:
         test = None if config.swept else metrics
         history = run.run_dir.read_history()
-        plot_run(config.run_dir.parent.name, history, run.run_dir.accuracy, run.run_dir.loss, test)
-    except OSError as error:
-        print(f"warning: no plots: {error}", file=sys.stderr)  # metrics are worth more than their plot
+        name, files = config.run_dir.parent.name, (run.run_dir.accuracy, run.run_dir.loss)
+        plot_run(name, run.identity["role"], history, *files, test)
+    except OSError as error:  # metrics are worth more than their plot
+        print(f"warning: no plots in {config.run_dir}: {error}", file=sys.stderr)
     write_json(run.run_dir.results, metrics)
     print(format_metrics(metrics, part), flush=True)
 

@@ -191,6 +191,18 @@ def test_with_skip_bad_images_a_run_goes_on_without_them_and_says_so(tree):
     assert all(str(path) in listing for path in broken)
 
 
+def test_test_images_know_their_files_also_where_others_are_left_out(tree):
+    (tree / "test/cat/deep").mkdir()
+    Image.new("RGB", (40, 40), "orange").save(tree / "test/cat/deep/new.png")
+    first = sorted((tree / "test/cat").glob("*.png"))[0]
+    first.write_bytes(b"broken")
+    test = load(tree, skip_bad_images=True).test
+    paths = sorted(path for path in (tree / "test").rglob("*.png") if path != first)
+    assert test.files == tuple(path.relative_to(tree).as_posix() for path in paths)
+    assert test.class_names[test.labels[test.files.index("test/cat/deep/new.png")]] == "cat"
+    assert test.first(2).files == tuple(test.files[index] for index in (0, len(test) - 1))
+
+
 def test_with_skip_bad_images_a_class_that_is_lost_is_an_error(tree):
     for index in range(3):
         (tree / "train" / "dog" / f"{index}.png").write_bytes(b"")

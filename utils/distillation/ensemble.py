@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from utils.data.batches import Batch
 from utils.distillation.cache import CachedTeacher
 from utils.distillation.teacher import LiveTeacher
 from utils.losses import Outputs
+from utils.losses.functional import log_probabilities
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,8 @@ class Ensemble:
     @property
     def settings(self) -> dict[str, Any]:
         """What is part of a run's identity beside the weights."""
-        own = {
-            f"{key} {n}": value for n, member in enumerate(self.members) for key, value in member.settings.items()
-        }
+        own = [member.settings for member in self.members]
+        own = {f"{key} {number}": value for number, each in enumerate(own) for key, value in each.items()}
         return own | {"teacher_mix": self.mix}
 
     def show(self, view: int) -> None:
@@ -65,9 +64,7 @@ def mix_logits(logits: list[Tensor], mix: str) -> Tensor:
     Probabilities are mixed, not logits: a teacher with large logits would else count for more. With "confidence",
     a teacher's weight for an image is its largest probability, over the sum of all teachers'. float32 or better.
     """
-    log_p = torch.stack(
-        [F.log_softmax(each.to(torch.promote_types(each.dtype, torch.float32)), 1) for each in logits]
-    )
+    log_p = torch.stack([log_probabilities(each) for each in logits])  # [K, B, C]
     if mix == "confidence":
         largest = log_p.amax(2, keepdim=True)  # [K, B, 1]
         return (log_p + largest - largest.logsumexp(0)).logsumexp(0)

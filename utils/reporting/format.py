@@ -7,6 +7,7 @@ from typing import Any
 from utils.reporting.statistics import Gain
 
 GAIN = "gain over the student alone"  # the title of its column
+TOP5 = "top-5 (%)"
 
 
 def row_cells(tests: Sequence[Mapping[str, float]], seconds: Sequence[float], gain: Gain | None) -> dict[str, str]:
@@ -19,12 +20,18 @@ def row_cells(tests: Sequence[Mapping[str, float]], seconds: Sequence[float], ga
         "seeds": f"{len(tests)}",
         "parameters": f"{tests[0]['parameters']:,}",
         "top-1 (%)": spread(values["top1"]),
-        "top-5 (%)": spread(values["top5"]),
+        TOP5: spread(values["top5"]),
         "NLL (nats)": spread(values["loss"], digits=3),
         "epochs": f"{tests[0]['epoch']}",
         "seconds": duration(statistics.mean(seconds)),
         GAIN: format_gain(gain),
     }
+
+
+def leave_out_top5(rows: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+    """The cells of a table without those of top-5 where all of them are 100 %, as of up to five classes."""
+    dull = all(row[TOP5].startswith("100.00") for row in rows)
+    return [{title: text for title, text in row.items() if not (dull and title == TOP5)} for row in rows]
 
 
 def duplicates_text(duplicates: Any, counts: Mapping[str, int]) -> str:

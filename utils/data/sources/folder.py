@@ -57,7 +57,11 @@ def load(request: Request) -> Parts:
     for name, part in listing.items():
         pixels, valid = _pixels(part, chosen[name], request.image_size, problems)
         labels = torch.tensor([number[part.files[index].class_name] for index in chosen[name]])
-        whole = ImageSet(pixels, labels, names)
+        files = None
+        if name == "test":  # whose mistakes are named
+            paths = (part.files[index].path for index in chosen[name])
+            files = tuple(path.relative_to(request.data_dir).as_posix() for path in paths)
+        whole = ImageSet(pixels, labels, names, files=files)
         parts[name] = whole if valid.all() else whole.select(torch.from_numpy(valid.nonzero()[0]))
     notes = [f"passed over in {request.data_dir}: {passed_over}"] if passed_over.counts else []
     if problems.unreadable:
