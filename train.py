@@ -24,7 +24,7 @@ def main(argv: list[str]) -> None:
     if config.list_methods:
         from utils.losses.spec import list_methods
 
-        print(list_methods())
+        print(*list_methods().splitlines(), sep="\n")
         return
     for seed in config.seeds if config.role in ("kd", "sweep") else ():
         path = replace(config, seed=seed).teacher_path
