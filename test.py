@@ -42,7 +42,7 @@ def main(argv: list[str]) -> None:
         require_ready(Path(config.export))
     compute = Compute.choose(config.device, config.precision)
     names = ("dataset", "data_dir", "image_size", "limit", "skip_bad_images")
-    explicit = {name: getattr(config, name) for name in names if name in config.explicit}
+    explicit = {name: getattr(config, name) for name in names if name in (*config.explicit, "data_dir")}
     evaluator = Evaluator(explicit, compute, build_model)
     if config.role == "all":
         folder = config.finished(config.dataset_dir)

@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from utils.data.batches import Normalise
 from utils.data.dataset import evaluation_batches, load_parts
 from utils.data.image_set import ImageSet
+from utils.data.sources import SOURCES
 from utils.evaluation.analysis import analyse, compare_with_baseline, compare_with_teacher, predict
 from utils.evaluation.cost import measure_deployment
 from utils.evaluation.metrics import format_metrics
@@ -57,8 +59,7 @@ class Evaluator:
         """Restore the network in a checkpoint and run it on its test images."""
         if path not in self.networks:
             checkpoint = load_checkpoint(path)
-            record = checkpoint["config"]
-            where = record["identity"] | {"data_dir": record.get("data_dir")} | self.explicit
+            where = _choose_images(path, checkpoint, self.explicit)
             test = self._test_images(where)
             for name, value in (("class_names", list(test.class_names)), ("image_size", test.image_size)):
                 if checkpoint[name] != value:
@@ -109,7 +110,7 @@ class Evaluator:
         for run in runs:
             try:
                 measured[str(run.path)] = brief(self.evaluate(run.last, run))
-            except (UserError, OSError) as error:
+            except Exception as error:  # whatever it is, the other runs are measured
                 what, hint = describe(error)
                 text = f"{what} (hint: {hint})" if hint else what
                 print(f"warning: {run.path} is not measured: {text}", file=sys.stderr)
@@ -171,6 +172,28 @@ class Evaluator:
             plot_mistakes(images, analysis, mistakes, f"{title}: the most confident mistakes")
         except OSError as error:
             print(f"warning: no plots: {error}", file=sys.stderr)  # metrics are worth more
+
+
+def _choose_images(path: Path, checkpoint: dict[str, Any], explicit: dict[str, Any]) -> dict[str, Any]:
+    """The settings that name a network's test images. Where they are is never read from the file.
+
+    Raises UserError for a dataset that is unknown here.
+    """
+    record = checkpoint["config"]
+    of_run = {"dataset": record["identity"].get("dataset"), "limit": record["identity"].get("limit")}
+    where = of_run | {"image_size": checkpoint["image_size"], "data_dir": "data"} | explicit
+    if where["dataset"] not in SOURCES:
+        raise UserError(f"{path} is of a dataset {where['dataset']!r}, unknown here", "name another --dataset")
+    if record.get("data_dir") not in (None, where["data_dir"]):
+        _note_data_dir(record["data_dir"], where["data_dir"])
+    return where
+
+
+@cache
+def _note_data_dir(recorded: str, used: str) -> None:
+    """Said once for each pair of folders."""
+    text = f"trained on images in {recorded}; tested on those in {used}, as --data-dir says"
+    print(f"note: {text}", file=sys.stderr)
 
 
 def summary(analysis: dict[str, Any]) -> list[str]:

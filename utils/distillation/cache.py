@@ -192,7 +192,13 @@ class OutputCache:
             return None
         logits, embedding = content.get("logits"), content.get("embedding")
         wanted = [logits, embedding] if self.needs == "embedding" else [logits]
-        fits = all(isinstance(each, Tensor) and len(each) == self.images for each in wanted)
+        fits = all(
+            isinstance(each, Tensor)
+            and each.dtype == torch.float16
+            and each.dim() == 2
+            and len(each) == self.images
+            for each in wanted
+        )
         if content.get(HEADER) != self.key or not fits:
             return None
         with suppress(OSError):

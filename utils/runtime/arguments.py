@@ -24,7 +24,9 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {printable(message)}\nhint: {self.prog} --help\n")
 
     def _print_message(self, message: str, file: Any = None) -> None:
-        for line in message.splitlines(keepends=True):  # a text of several lines is escaped (utils.runtime.console)
+        for line in message.splitlines(
+            keepends=True
+        ):  # a text of several lines is escaped (utils.runtime.console)
             super()._print_message(line, file)
 
 

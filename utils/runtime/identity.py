@@ -19,6 +19,11 @@ KINDS = {  # of the settings that name folders and files or are calculated with;
 SCALAR = (str, int, float, bool, type(None))
 
 
+def is_setting(value: Any) -> bool:
+    """Whether this may be a setting: a plain value, or several."""
+    return fits(value, SCALAR) or fits(value, [SCALAR])
+
+
 @dataclass(frozen=True)
 class Identity:
     """Two runs are the same if their identities are equal; a setting that one does not know has its default."""
@@ -39,7 +44,7 @@ class Identity:
         if not all(isinstance(part, dict) for part in (identity, defaults, data)):
             raise ValueError("the settings of its run are not named values")
         for name, value in (*identity.items(), *defaults.items()):
-            if not isinstance(name, str) or not fits(value, KINDS.get(name, SCALAR)):
+            if not isinstance(name, str) or not fits(value, KINDS.get(name, is_setting)):
                 raise ValueError(f"the setting {name!r:.80} of its run cannot be {value!r:.80}")
         if not fits(record.get("label", ""), str) or not fits(data.get("train", 0), int):
             raise ValueError("the label or the number of images of its run cannot be")
