@@ -19,6 +19,7 @@ from torch import Tensor
 
 from utils.runtime.errors import DamagedFile, printable, reading
 from utils.runtime.file_kind import LEGACY, TORCH, identify
+from utils.runtime.nesting import largest_tuple
 from utils.runtime.regular_file import LARGEST_WEIGHTS, open_regular
 
 SUFFIX = ".tmp"
@@ -106,6 +107,9 @@ def read_tensors(path: Path, mmap: bool = False, foreign: bool = False) -> dict[
         raise DamagedFile(f"{path} is {kind.what}", kind.hint or COPY)
     if kind is TORCH:
         _require_stored(path)
+    else:
+        with open_regular(path, LARGEST_WEIGHTS) as file:
+            _require_small_tuples(path, file.read(LARGEST_PICKLE), LEGACY_STREAMS)
     try:
         content = _load(path, mmap, [(Unread, name) for name in HARMLESS] if foreign else [])
     except DamagedFile:
@@ -148,7 +152,8 @@ HARMLESS = (
 )
 TIMES = 8  # by which tensors that share memory may exceed the file
 # More than any network and its training have, of what takes its time to look at: tensors, values, bytes of pickle.
-MOST_TENSORS, MOST_VALUES, LARGEST_PICKLE = 50_000, 1_000_000, 32 << 20
+MOST_TENSORS, MOST_VALUES, LARGEST_PICKLE, LARGEST_TUPLE = 50_000, 1_000_000, 32 << 20, 20_000
+LEGACY_STREAMS = 5  # before the tensors: a magic number, a version, the system, the content, the tensors' names
 PLAIN = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.bool)
 PLAIN += (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
@@ -196,8 +201,17 @@ def _require_stored(path: Path) -> None:
             raise DamagedFile(f"{path} is compressed, as torch.save never does", COPY)
         if sum(part.file_size for part in parts) > path.stat().st_size:
             raise DamagedFile(f"{path} is damaged: its parts claim more than the file holds", COPY)
-        if any(part.file_size > LARGEST_PICKLE for part in parts if part.filename.endswith("data.pkl")):
-            raise DamagedFile(f"{path} holds more than tensors: {LARGEST_PICKLE >> 20} MB of other values", SAVE)
+        for part in parts:
+            if part.filename.endswith("data.pkl"):
+                if part.file_size > LARGEST_PICKLE:
+                    what = f"{path} holds more than tensors: {part.file_size / 1e6:,.0f} MB of other values"
+                    raise DamagedFile(what, SAVE)
+                _require_small_tuples(path, archive.read(part))
+
+
+def _require_small_tuples(path: Path, data: bytes, streams: int = 1) -> None:
+    if largest_tuple(data, streams) > LARGEST_TUPLE:
+        raise DamagedFile(f"{path} is damaged: it has a tuple of more than {LARGEST_TUPLE:,} values", COPY)
 
 
 def _require_crc(path: Path) -> None:
