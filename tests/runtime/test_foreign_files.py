@@ -13,14 +13,15 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from toys import finished_run, network
+from toys import CPU, finished_run, images, network
 
-from utils import train_run
+from utils import test_run, train_run
+from utils.data.sources import Parts
 from utils.data.sources.decode import decode_image
 from utils.distillation.cache import OutputCache
 from utils.losses import Outputs
 from utils.runtime import files
-from utils.runtime.checkpoint import load_checkpoint, restore_network
+from utils.runtime.checkpoint import load_checkpoint, restore_network, save_checkpoint
 from utils.runtime.console import escaped_output
 from utils.runtime.errors import UserError
 from utils.runtime.files import LARGEST_TUPLE, read_tensors
@@ -28,6 +29,7 @@ from utils.runtime.identity import Identity
 from utils.runtime.nesting import largest_tuple
 from utils.runtime.regular_file import HOLLOW, LARGEST_TEXT, read_regular
 from utils.runtime.run_dir import EpochRecord, RunDir, read_json
+from utils.test_run import Evaluator
 from utils.training.state import Schedule, TrainState
 
 IDENTITY = {
@@ -329,3 +331,87 @@ def test_the_name_of_a_file_can_neither_steer_the_terminal_nor_begin_a_line(caps
     shown = capsys.readouterr()
     assert shown.out == "\nnote: a\\nerror: b\\r\\x1b[2J\\u202e.pt\n\r50 %first\nsecond\n"
     assert shown.err == "warning: a\\nerror: b\\r\\x1b[2J\\u202e.pt\n"
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """The settings with which test images are asked for; in their place come a few of a toy."""
+    asked = []
+
+    def load(config):
+        asked.append(config)
+        return Parts(images(8, 3), images(8, 3))
+
+    monkeypatch.setattr(test_run, "load_parts", load)
+    return asked
+
+
+def test_no_checkpoint_says_where_images_are(tmp_path, capsys, asked):
+    evil, path = tmp_path / "evil", tmp_path / "a.pt"
+    more = {"data_dir": str(evil), "results_dir": str(evil), "image_size": 10**6, "dataset": "folder"}
+    config = CONFIG | {"data_dir": str(evil), "results_dir": str(evil), "identity": IDENTITY | more}
+    classes = [f"class {number}" for number in range(3)]
+    content = content_of(training()) | {"config": config, "class_names": classes}
+    save_checkpoint(path, network(3).state_dict(), content)
+    explicit = {"data_dir": str(tmp_path / "mine")}
+    Evaluator(explicit, CPU, lambda _, classes: network(classes)).network(path)
+    assert (asked[0].data_dir, asked[0].dataset, asked[0].image_size) == (explicit["data_dir"], "folder", 32)
+    assert not hasattr(asked[0], "results_dir")
+    assert f"trained on images in {evil}; tested on those in {tmp_path / 'mine'}" in capsys.readouterr().err
+    save_checkpoint(path, network(3).state_dict(), content | {"config": {"identity": IDENTITY | {"dataset": "x"}}})
+    with pytest.raises(UserError, match=r"a\.pt is of a dataset 'x', unknown here"):
+        Evaluator(explicit, CPU, lambda _, classes: network(classes)).network(path)
+
+
+@pytest.mark.parametrize("name", ["../../cnn", "/cnn", "a\nb", "", "x" * 101, ".hidden"])
+@pytest.mark.parametrize("key", ["network", "teacher", "dataset", "method", "model_name"])
+def test_no_part_of_a_folders_name_comes_from_a_file_unless_it_is_a_plain_name(tmp_path, key, name):
+    change = {key: name} if key == "model_name" else {"config": CONFIG | {"identity": IDENTITY | {key: name}}}
+    save_checkpoint(tmp_path / "a.pt", network(3).state_dict(), content_of(training()) | change)
+    with pytest.raises(UserError, match=r"a\.pt is damaged"):
+        load_checkpoint(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize("kind", [torch.int8, torch.bool, torch.complex64, torch.int64, torch.float8_e4m3fn])
+def test_weights_of_a_type_that_is_no_plain_float_are_refused_in_a_checkpoint(tmp_path, kind):
+    weights = {name: t.to(kind) if t.ndim > 1 else t for name, t in network(3).state_dict().items()}
+    torch.save({"format": 2, "sha256": "0" * 64, "model": weights} | content_of(training()), tmp_path / "a.pt")
+    name = str(kind).removeprefix("torch.")
+    with pytest.raises(UserError, match=rf"a\.pt has (weights|a tensor) of type {name}, in .*0\.weight"):
+        read = load_checkpoint(tmp_path / "a.pt")
+        restore_network(tmp_path / "a.pt", read, lambda _, classes: network(classes))
+
+
+@pytest.mark.parametrize("number", [0, 1, 2, 3, 10**9, True])
+def test_a_file_of_another_program_with_a_format_of_its_own_is_not_taken_for_ours(tmp_path, number):
+    weights = network(3).state_dict()
+    torch.save({"format": number, "model": weights, "epoch": 3}, tmp_path / "a.pt")
+    read = load_checkpoint(tmp_path / "a.pt", plain=True)
+    assert "format" not in read
+    assert read["model"].keys() == weights.keys()
+
+
+def test_one_bad_run_does_not_end_the_measuring_of_the_others(tmp_path, monkeypatch, capsys):
+    runs = [finished_run(tmp_path / f"student-cnn{number}" / "seed0") for number in range(4)]
+    errors = iter([ZeroDivisionError("x"), RecursionError("y\nz"), MemoryError()])
+
+    def evaluate(_self, path, _run):
+        if path.parent.parent.name == "student-cnn3":
+            return {"top1": 1.0, "teacher": None, "baseline": None}
+        raise next(errors)
+
+    monkeypatch.setattr(Evaluator, "evaluate", evaluate)
+    measured, failed = Evaluator({}, CPU, build_model=None).evaluate_all(runs)
+    assert list(measured) == [str(runs[3].path)]
+    assert failed == runs[:3]
+    assert capsys.readouterr().err.count("is not measured: ") == 3
+
+
+def test_the_optimizer_of_a_file_has_the_settings_of_the_run_that_goes_on():
+    state, other = training(), training()
+    content = state.state_dict()
+    for group in content["optimizer"]["param_groups"]:
+        group |= {"momentum": "x", "maximize": True, "lr": torch.ones(3)}
+    other.load_state_dict(state.result.state_dict(), content)
+    assert [group["momentum"] for group in other.optimizer.param_groups] == [0.9, 0.9]
+    assert not any(group["maximize"] for group in other.optimizer.param_groups)
