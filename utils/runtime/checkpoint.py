@@ -121,7 +121,7 @@ def _check_record(path: Path, record: dict[str, Any]) -> None:
     if "epochs" not in Identity.from_record(record).values:
         wrong.append("epochs")
     if wrong:
-        raise DamagedFile(f"{path} is no whole checkpoint: {wrong[0]!r} of its run is missing or no text")
+        raise DamagedFile(f"{path} is no whole checkpoint: {wrong[0]!r} of its run is missing or of another kind")
 
 
 def _check_leaves(path: Path, content: dict[str, Any]) -> None:
