@@ -43,7 +43,7 @@ def main(argv: list[str]) -> None:
     compute = Compute.choose(config.device, config.precision)
     names = ("dataset", "data_dir", "image_size", "limit", "skip_bad_images")
     images = {name: getattr(config, name) for name in names}
-    explicit = {name: value for name, value in images.items() if name in config.explicit}
+    explicit = {name: value for name, value in images.items() if name in (*config.explicit, "data_dir")}
     foreign = Foreign(config.named_network, config.teacher_normalisation, images) if config.checkpoint else None
     evaluator = Evaluator(explicit, compute, build_model, foreign)
     if config.role == "all":

@@ -23,7 +23,7 @@ def main(argv: list[str]) -> None:
     if config.list_methods:
         from utils.losses.spec import list_methods
 
-        print(list_methods())
+        print(*list_methods().splitlines(), sep="\n")
         return
     try:
         runs = config.runs(resolve_method)

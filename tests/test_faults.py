@@ -294,7 +294,7 @@ def test_a_signal_during_a_save_ends_after_the_save(tmp_path, capsys, monkeypatc
 
 def test_the_resume_command_is_a_command(tmp_path, capsys, monkeypatch):
     words = [*FLAGS, "--results-dir", str(tmp_path), "--overwrite=True"]
-    monkeypatch.setattr(train, "shlex", type("Join", (), {"join": staticmethod(lambda line: "\n".join(line))}))
+    monkeypatch.setattr(train, "shlex", type("Join", (), {"join": staticmethod("|".join)}))
     real = CheckpointWriter.epoch_done
 
     def save_and_signal(*arguments):
@@ -304,7 +304,7 @@ def test_the_resume_command_is_a_command(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(CheckpointWriter, "epoch_done", save_and_signal)
     assert run(train.main, words) == 143
     restore_signals()
-    again = capsys.readouterr().err.split("go on with: ")[1].split("\n")[2:-1]
+    again = capsys.readouterr().err.split("go on with: ")[1].strip().split("|")[2:]
     monkeypatch.setattr(CheckpointWriter, "epoch_done", real)
     assert run(train.main, again) == 0
     assert "resumed    after epoch 1 of 3" in capsys.readouterr().out

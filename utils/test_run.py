@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from utils.data.batches import Normalise
 from utils.data.dataset import describe_images, evaluation_batches, load_parts
 from utils.data.image_set import ImageSet
+from utils.data.sources import SOURCES
 from utils.evaluation.analysis import analyse, compare_with_baseline, compare_with_teacher, predict
 from utils.evaluation.cost import measure_costs
 from utils.evaluation.metrics import format_metrics
@@ -81,11 +82,11 @@ class Evaluator:
         if path not in self.networks:
             checkpoint = load_checkpoint(path, plain=self.foreign is not None)
             if (of := self.foreign) is not None:
-                images = partial(self._describe_test_images, checkpoint)
+                images = partial(self._describe_test_images, path, checkpoint)
                 checkpoint = complete_checkpoint(
                     path, checkpoint, of.network, images, of.normalisation, self.build_model
                 )
-            where, test = self._test_images(checkpoint)
+            where, test = self._test_images(path, checkpoint)
             for name, value in (("class_names", list(test.class_names)), ("image_size", test.image_size)):
                 if checkpoint[name] != value:
                     raise UserError(
@@ -97,11 +98,10 @@ class Evaluator:
             self.networks[path] = Network(path, checkpoint, model, where["dataset"], test, *outputs)
         return self.networks[path]
 
-    def _test_images(self, checkpoint: dict[str, Any]) -> tuple[dict[str, Any], ImageSet]:
+    def _test_images(self, path: Path, checkpoint: dict[str, Any]) -> tuple[dict[str, Any], ImageSet]:
         """The test images of a network, and the settings that name them."""
         if "format" in checkpoint:
-            record = checkpoint["config"]
-            where = record["identity"] | {"data_dir": record.get("data_dir")} | self.explicit
+            where = _choose_images(path, checkpoint, self.explicit)
             names = tuple(map(str, checkpoint["class_names"]))
         else:
             where, names = self.foreign.images, ()
@@ -111,8 +111,8 @@ class Evaluator:
             self.images[key] = test.to(self.compute.device)
         return where, self.images[key]
 
-    def _describe_test_images(self, checkpoint: dict[str, Any]) -> dict[str, Any]:
-        _, test = self._test_images(checkpoint)
+    def _describe_test_images(self, path: Path, checkpoint: dict[str, Any]) -> dict[str, Any]:
+        _, test = self._test_images(path, checkpoint)
         return describe_images(test, Normalise(*test.mean_and_std()))
 
     def evaluate(self, path: Path, run: RunDir | None) -> dict[str, Any]:
@@ -168,7 +168,7 @@ class Evaluator:
         for run in runs:
             try:
                 measured[str(run.path)] = brief(self.evaluate(run.last, run))
-            except (UserError, OSError) as error:
+            except Exception as error:  # whatever it is, the other runs are measured
                 what, hint = describe(error)
                 text = f"{what} (hint: {hint})" if hint else what
                 print(f"warning: {run.path} is not measured: {text}", file=sys.stderr)
@@ -240,6 +240,28 @@ def _is_run_dir(folder: Path) -> bool:
     except (UserError, OSError):
         return False
     return True
+
+
+def _choose_images(path: Path, checkpoint: dict[str, Any], explicit: dict[str, Any]) -> dict[str, Any]:
+    """The settings that name a network's test images. Where they are is never read from the file.
+
+    Raises UserError for a dataset that is unknown here.
+    """
+    record = checkpoint["config"]
+    of_run = {"dataset": record["identity"].get("dataset"), "limit": record["identity"].get("limit")}
+    where = of_run | {"image_size": checkpoint["image_size"], "data_dir": "data"} | explicit
+    if where["dataset"] not in SOURCES:
+        raise UserError(f"{path} is of a dataset {where['dataset']!r}, unknown here", "name another --dataset")
+    if record.get("data_dir") not in (None, where["data_dir"]):
+        _note_data_dir(record["data_dir"], where["data_dir"])
+    return where
+
+
+@cache
+def _note_data_dir(recorded: str, used: str) -> None:
+    """Said once for each pair of folders."""
+    text = f"trained on images in {recorded}; tested on those in {used}, as --data-dir says"
+    print(f"note: {text}", file=sys.stderr)
 
 
 def summary(analysis: dict[str, Any]) -> list[str]:

@@ -173,7 +173,7 @@ def test_no_text_becomes_markup(shapes):
 
 
 def test_a_name_that_is_no_unicode_leaves_a_readable_page(shapes):
-    broken = analyse(class_names=["\udcff", "\ud800", "c", "d"])
+    broken = analyse(class_names=["\udcff", "b", "c", "d"])
     (shapes / "teacher-cnn/seed0/analysis.json").write_text(json.dumps(broken))
     assert "?" in Reader(write_page(shapes)).text
 
@@ -284,7 +284,7 @@ def test_curves_end_at_the_mean_of_the_last_epoch_that_all_seeds_have(shapes):
     losses = [float(path.read_text().splitlines()[-2].split(",")[5]) for path in paths]
     *lines, last = paths[0].read_text().splitlines()
     cells = last.split(",")
-    paths[0].write_text("\n".join([*lines, ",".join([*cells[:5], "inf", *cells[6:]])]) + "\n")
+    paths[0].write_text("\n".join([*lines, ",".join([*cells[:5], "", *cells[6:]])]) + "\n")
     end = re.search(r"teacher cnn: ([\d.]+) after", Reader(write_page(shapes)).plot("Validation loss"))[1]
     assert float(end) == pytest.approx(np.mean(losses), rel=5e-3)
 

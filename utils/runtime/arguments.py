@@ -23,6 +23,12 @@ class Parser(argparse.ArgumentParser):
         )
         self.exit(2, f"error: {printable(message)}\nhint: {self.prog} --help\n")
 
+    def _print_message(self, message: str, file: Any = None) -> None:
+        for line in message.splitlines(
+            keepends=True
+        ):  # a text of several lines is escaped (utils.runtime.console)
+            super()._print_message(line, file)
+
 
 def bounded(
     kind: type, low: float, high: float | None = None, above: bool = False, below: bool = False

@@ -3,16 +3,17 @@
 import csv
 import io
 import json
-import re
 from collections.abc import Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from utils.runtime.errors import UserError
+from utils.runtime.errors import DamagedFile, UserError, reading
 from utils.runtime.files import SUFFIX, try_lock, write_text
 from utils.runtime.identity import Identity
+from utils.runtime.regular_file import read_regular
+from utils.runtime.schema import LARGEST, NUMBER, fits
 
 FILES = ("config.json", "history.csv", "last.pt", "best.pt", "accuracy.png", "loss.png")
 ANALYSIS = "analysis.json"
@@ -22,8 +23,6 @@ PLOTS = ("reliability.png", "confusion.png", "mistakes.png")
 AGAIN = "--overwrite makes that run again"
 ROLES = ("teacher", "student", "kd")
 PARTS = ("train", "val", "test")
-NUMBER = (int, float)
-NAME = re.compile(r"\w[\w:+.-]*")  # of a network or a method
 
 
 @dataclass(frozen=True)
@@ -42,6 +41,7 @@ class EpochRecord:
 
 
 COLUMNS = tuple(field.name for field in fields(EpochRecord))
+RECORD = {"epoch": int, **{name: (*NUMBER, type(None)) if "val_" in name else NUMBER for name in COLUMNS[1:]}}
 
 
 class RunDir:
@@ -113,7 +113,7 @@ class RunDir:
         """Whether the analysis of another run compares it with this one."""
         try:
             content = read_json(analysis)
-        except UserError:
+        except (UserError, OSError):
             return False
         others = (content.get(name) for name in ("teacher", "baseline"))
         return any(isinstance(other, dict) and other.get("run") == self.path.parent.name for other in others)
@@ -130,12 +130,13 @@ class RunDir:
 
     def read_config(self) -> dict[str, Any]:
         """What config.json records of this run. Raises UserError for a damaged file."""
-        config = read_json(self.config, identity=dict, data=dict, objective=str, device=str, command=str)
-        identity, counts = Identity.from_record(config), [config["data"].get(part) for part in PARTS]
-        names = [identity.get("network"), *([identity.get("method")] if identity.get("role") == "kd" else [])]
-        known = identity.get("role") in ROLES and all(isinstance(n, str) and NAME.fullmatch(n) for n in names)
-        if not (known and all(isinstance(count, int) for count in counts)):
-            raise UserError(f"{self.config} is damaged", AGAIN)
+        counts = dict.fromkeys(PARTS, int)
+        config = read_json(self.config, identity=dict, data=counts, objective=str, device=str, command=str)
+        with reading(self.config, AGAIN):
+            identity = Identity.from_record(config)
+            known = identity.get("role") in ROLES and "network" in identity.values
+            if not known or (identity["role"] == "kd" and "method" not in identity.values):
+                raise ValueError("it names no role, network or method")
         return config
 
     def read_results(self) -> dict[str, Any]:
@@ -143,33 +144,49 @@ class RunDir:
         return read_json(self.results, top1=NUMBER, top5=NUMBER, loss=NUMBER, parameters=int, epoch=int)
 
     def read_history(self) -> list[dict[str, float | None]]:
-        """The rows of history.csv, numbers or None. Raises UserError for a damaged file."""
-        with open(self.history, newline="", encoding="utf-8", errors="replace") as file:
-            rows = list(csv.DictReader(file))
-        try:
-            return [{name: _number(name, row[name]) for name in COLUMNS} for row in rows]
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(
-                f"{self.history} is damaged", f"remove {self.results}, then --resume repairs both"
-            ) from error
+        """The rows of history.csv, numbers or None, one at least. Raises UserError for a damaged file."""
+        with reading(self.history, f"remove {self.results}, then --resume repairs both"):
+            text = io.StringIO(read_regular(self.history).decode(errors="replace"), newline="")
+            rows = [{name: _number(name, row[name]) for name in COLUMNS} for row in csv.DictReader(text)]
+            if not rows:
+                raise ValueError("it has no epoch")
+            return rows
 
 
 def _number(column: str, text: str) -> float | None:
     """A cell of history.csv; only validation metrics may be absent."""
-    return None if not text and column.startswith("val_") else float(text)
+    return None if not text and column.startswith("val_") else _bounded(float(text))
 
 
-def read_json(path: Path, **required: type | tuple[type, ...]) -> dict[str, Any]:
-    """Read a JSON object that has the keys of `required`, of these types. Raises UserError for anything else."""
+def _bounded(value: float) -> float:
+    """`value`; raises ValueError for one that is not finite or beyond what is calculated with."""
+    if not abs(value) < LARGEST:
+        raise ValueError(f"{value:g} is no number that it may hold")
+    return value
+
+
+def read_json(path: Path, **required: Any) -> dict[str, Any]:
+    """Read a JSON object that has the keys of `required`, of these kinds (see `fits`), and only finite numbers.
+
+    Raises DamagedFile for anything else, OSError for what cannot be read.
+    """
     try:
-        content = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
+        data = read_regular(path)
     except FileNotFoundError:
         raise UserError(f"{path} is missing", AGAIN) from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is damaged ({error})", AGAIN) from error
+    with reading(path, AGAIN):
+        content = json.loads(
+            data.decode(errors="surrogateescape"),
+            parse_int=lambda text: _bounded(int(text)),
+            parse_float=lambda text: _bounded(float(text)),
+            parse_constant=lambda text: _bounded(float(text)),
+        )
+        json.dumps(content, ensure_ascii=False).encode(errors="surrogateescape")  # so that it can be written again
+        if not isinstance(content, dict):
+            raise ValueError("it is no object with keys")
     for key, kind in required.items():
-        if not isinstance(content, dict) or not isinstance(content.get(key), kind):
-            raise UserError(f"{path} is damaged (no {key!r} that it should have)", AGAIN)
+        if not fits(content.get(key), kind):
+            raise DamagedFile(f"{path} is damaged (no {key!r} that it should have)", AGAIN)
     return content
 
 
