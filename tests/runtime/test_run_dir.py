@@ -94,8 +94,8 @@ def test_a_lock_that_is_a_link_is_named_and_what_it_points_to_stays(tmp_path):
 
 def test_temporaries_of_killed_processes_are_removed_and_those_of_living_ones_stay(tmp_path):
     run, abandoned = RunDir(tmp_path), tmp_path / ".last.pt.123.0123456789abcdef.tmp"
-    abandoned.touch()
     with atomic_write(tmp_path / "analysis.json"):  # as test.py writes beside a training
+        abandoned.touch()
         with run.locked():
             assert not abandoned.exists()
             assert len(list(tmp_path.glob(".analysis.json.*.tmp"))) == 1
