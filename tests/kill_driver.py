@@ -71,8 +71,8 @@ def outcome(results: Path, *runs: str) -> str:
     """Everything that must not depend on a kill, as text; read in a child, because reading computes too."""
     output, report = os.pipe()
     if not os.fork():
-        found = [read_outcome(results / "shapes" / run / "seed0") for run in runs or ("student-cnn_tiny",)]
-        os.write(report, "\n".join(found).encode())
+        outcomes = [read_outcome(results / "shapes" / run / "seed0") for run in runs or ("student-cnn_tiny",)]
+        os.write(report, "\n".join(outcomes).encode())
         os._exit(0)
     os.close(report)
     with os.fdopen(output) as file:
