@@ -16,6 +16,7 @@ from toys import CPU
 
 from utils.data.dataset import load_dataset
 from utils.data.sources import Parts, decode, folder, image_cache, load_images
+from utils.runtime import atomic
 from utils.runtime import files as storage
 from utils.runtime.errors import UserError
 
@@ -913,10 +914,10 @@ def test_a_cache_that_would_run_code_runs_none_and_is_made_again(tree, capsys):
 def test_a_data_folder_that_cannot_be_written_works_with_a_warning(tree, monkeypatch, capsys, decoded, number):
     expected = load_fresh(tree)
 
-    def refuse(path, _mode):
+    def refuse(path):
         raise OSError(number, os.strerror(number), str(path))
 
-    monkeypatch.setattr(storage, "open", refuse, raising=False)
+    monkeypatch.setattr(atomic, "_new_file", refuse)
     for _ in range(2):
         decoded.clear()
         assert same(load(tree), expected)

@@ -99,6 +99,8 @@ def decode_image(path: Path, size: int) -> np.ndarray:
 
 def _open(path: Path) -> Image.Image:
     require_regular(path, LARGEST_IMAGE)
+    if path.stat().st_size == 0:  # as what is in /proc claims to be, some of which waits when it is read
+        raise OSError(f"{path} is empty")
     # By name, because a file's content decides over its ending: PostScript named .jpg would start a program.
     Image.init()
     return Image.open(path, formats=[kind for kind in Image.ID if kind not in NOT_IMAGES])

@@ -20,6 +20,7 @@ from utils.data.sources.image_cache import Decoded, ImageCache, rows_by_key
 from utils.data.sources.scan import LAYOUT, Part, folders_in, listed, one_line, scan
 from utils.runtime.errors import UserError
 from utils.runtime.files import write_text
+from utils.runtime.regular_file import open_regular
 
 IMBALANCE = 10  # times as many images in one class as in another, from which on it is said
 LARGE_ARRAY = 1e9  # bytes
@@ -229,7 +230,7 @@ def _write_list(unreadable: list[tuple[Path, str]], data_dir: Path) -> Path:
 def _is_own_list(path: Path) -> bool:
     if not path.is_file():  # a pipe would be waited for
         return False
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         return file.read(len(LIST_HEADER)) == LIST_HEADER.encode()
 
 
