@@ -567,7 +567,7 @@ def test_a_large_array_is_stated_before_anything_is_decoded(tree, decoded, monke
     assert out.startswith("note: 8 images of 64x64 pixels take ")
     assert "--image-size" in out
     decoded.clear()
-    monkeypatch.setattr(folder, "_physical_memory", lambda: 10_000)
+    monkeypatch.setattr(folder, "physical_memory", lambda: 10_000)
     with pytest.raises(UserError, match=r"8 images of 128x128 pixels .*--image-size"):
         load(tree, 128)
     assert decoded == []

@@ -40,10 +40,37 @@ def test_a_notebook_whose_streams_cannot_be_reconfigured_sees_output_and_errors(
     assert run(main, []) == 0
     assert run(main, ["fail"]) == 1
     assert streams[0].getvalue() == "trained\ntrained\n"
-    assert (
-        streams[1].getvalue()
-        == "error: unexpected RuntimeError: a b (hint: --debug shows where; please report it)\n"
-    )
+    hint = "(hint: --debug shows where; please report it)"
+    assert streams[1].getvalue() == f"error: unexpected RuntimeError: a b {hint}\n"
+
+
+SMALL = "--all --dataset shapes --limit 60 --epochs 1 --teacher cnn_tiny --temp 5 --results-dir".split()
+WINDOWS = """
+import os, signal, sys
+import matplotlib.figure, PIL.Image, subprocess, tempfile, torch, tqdm
+from tests.test_architecture import POSIX_MODULES, POSIX_NAMES
+from utils.data.sources import shapes
+for module in (os, signal):
+    for name in POSIX_NAMES & set(dir(module)):
+        delattr(module, name)
+sys.modules.update(dict.fromkeys(POSIX_MODULES - {"posix"}))
+sys.modules["torch.fx.experimental.optimization"] = None  # in some versions of torch it cannot be imported
+sys.platform = "win32"
+shapes.TRAIN = shapes.TEST = 60
+import test, train, utils.evaluation.cost as cost
+cost.LATENCY_SECONDS = cost.BATCH_SECONDS = cost.LONGEST_PASS = 0.01
+from utils.runtime.program import run
+code = run(train.main, sys.argv[1:])
+sys.exit(code or run(test.main, ["--all", "--dataset", "shapes", *sys.argv[-2:]]))
+"""
+
+
+@pytest.mark.slow
+def test_all_is_trained_and_measured_without_what_windows_lacks_and_without_a_part_of_torch(command, tmp_path):
+    done = command("-c", WINDOWS, *SMALL, tmp_path)
+    assert done.stderr.count("error") == 0
+    assert (tmp_path / "shapes/kd-cnn_tiny-t5/seed0/analysis.json").exists()
+    assert (tmp_path / "shapes/report.html").exists()
 
 
 def test_debug_lets_the_error_through():
@@ -57,5 +84,5 @@ def test_debug_lets_the_error_through():
 def test_a_character_that_the_terminal_lacks_is_replaced(tmp_path, monkeypatch):
     with open(tmp_path / "out", "w", encoding="ascii") as stream:
         monkeypatch.setattr(sys, "stdout", stream)
-        assert run(lambda _argv: print("α"), []) == 0
+        assert run(lambda _argv: print("ä"), []) == 0
     assert (tmp_path / "out").read_bytes() == b"?" + os.linesep.encode()

@@ -20,6 +20,7 @@ from utils.data.sources.image_cache import ImageCache
 from utils.data.sources.scan import LAYOUT, Part, folders_in, listed, one_line, scan
 from utils.runtime.errors import UserError
 from utils.runtime.files import write_text
+from utils.runtime.system import physical_memory
 
 IMBALANCE = 10  # times as many images in one class as in another, from which on it is said
 LARGE_ARRAY = 1e9  # bytes
@@ -101,7 +102,7 @@ def _check_size(count: int, request: Request) -> None:
     needed = count * size**2 * 3
     if needed < LARGE_ARRAY:
         return
-    memory = _physical_memory()
+    memory = physical_memory()
     what = (
         f"{count} images of {size}x{size} pixels take {needed / 1e9:.1f} GB of memory, and of disk for the cache"
     )
@@ -109,13 +110,6 @@ def _check_size(count: int, request: Request) -> None:
         hint = "a smaller --image-size takes less by its square; --limit takes fewer images"
         raise UserError(f"{what}; this machine has {memory / 1e9:.1f} GB of memory", hint)
     print(f"note: {what} (a smaller --image-size takes less by its square)", flush=True)
-
-
-def _physical_memory() -> int:
-    """Bytes, or 0 where the system does not tell."""
-    with suppress(AttributeError, ValueError, OSError):
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return 0
 
 
 def _pixels(part: Part, chosen: list[int], size: int, problems: Problems) -> tuple[Tensor, np.ndarray]:
