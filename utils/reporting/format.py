@@ -1,6 +1,7 @@
 """Numbers and tables as text, the same in the Markdown tables and on the HTML page."""
 
 import statistics
+import textwrap
 from collections.abc import Mapping, Sequence
 
 from utils.reporting.statistics import Gain
@@ -30,6 +31,21 @@ def markdown_table(rows: Sequence[Mapping[str, str]]) -> str:
     """A table in Markdown of `rows` with the same titles; the first column holds names, the others numbers."""
     head, *body = (f"| {' | '.join(cells)} |" for cells in (rows[0], *(row.values() for row in rows)))
     return "\n".join([head, "|:--|" + "--:|" * (len(rows[0]) - 1), *body])
+
+
+def align(table: str) -> str:
+    """A table in Markdown as a terminal shows it: columns as wide as what is in them, titles in several lines."""
+    lines = table.splitlines()
+    cells = (line.removeprefix("| ").removesuffix(" |").split(" | ") for line in (lines[0], *lines[2:]))
+    columns = list(zip(*([cell.strip("*") for cell in row] for row in cells), strict=True))
+    aligned = []
+    for number, (title, *column) in enumerate(columns):
+        width = max(map(len, (*title.split(), *column)))
+        titles = textwrap.wrap(title, width)
+        above = [""] * (max(len(each[0].split()) for each in columns) - len(titles))
+        aligned.append([f"{cell:{'>' if number else '<'}{width}}" for cell in (*above, *titles, *column)])
+    text = ("  ".join(row).rstrip() for row in zip(*aligned, strict=True))
+    return "\n".join(line for line in text if line)
 
 
 def spread(values: Sequence[float | None], digits: int = 2) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.reporting.curves import plot_comparison
-from utils.reporting.format import GAIN, markdown_table, row_cells
+from utils.reporting.format import GAIN, align, markdown_table, row_cells
 from utils.reporting.statistics import Gain, paired_gain, summarise_gain
 from utils.runtime.errors import UserError
 from utils.runtime.files import write_text
@@ -143,6 +143,11 @@ def summarise_gains(rows: Sequence[Row]) -> list[str]:
         else:
             lines.append(f"{name}: no student alone with the same recipe to compare with")
     return lines
+
+
+def terminal_table(rows: list[Row]) -> str:
+    """The table and the line of each gain, as a terminal shows them."""
+    return "\n".join(["", align(table(rows)), "", *summarise_gains(rows)])
 
 
 def _page(dataset: str, rows: list[Row], compared: bool) -> Iterable[str]:
