@@ -38,7 +38,7 @@ examples:
   python test.py --tto True                  the teacher
   python test.py                             the student alone
   python test.py --kd True --temp 5          the student with KD
-  python test.py --all                       every finished run, then the page report.html
+  python test.py --all                       every finished run, then the page report.html and the table
   python test.py --kd True --export my_student             files for other programs
   python test.py --checkpoint results/cifar10/student-cnn/seed0/best.pt
 
@@ -512,7 +512,7 @@ def check(parser: Parser, args: argparse.Namespace, explicit: Collection[str], t
         allowed = train and (args.sweep or (args.all and "--all" in where))
         if len(getattr(args, name) or ()) > 1 and not allowed:
             parser.error(f"several {flag_of(name)} values need train.py {where}")
-    for name in ("export", "teacher", "student", "seed", "limit", "image_size"):
+    for name in ("export", "seed", "limit", "image_size"):
         if not train and args.all and name in explicit:
             parser.error(f"{flag_of(name)} and --all exclude each other: --all is every finished run as it is")
     seeds = args.seeds or ()

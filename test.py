@@ -33,7 +33,8 @@ def main(argv: list[str]) -> None:
     # Only now: importing torch takes seconds, and a mistyped command is answered at once.
     from utils.evaluation.export import export, require_ready
     from utils.reporting.page import write_page
-    from utils.reporting.table import finished_runs
+    from utils.reporting.selection import choose_runs, only_folder
+    from utils.reporting.table import finished_runs, read_rows, terminal_table
     from utils.runtime.device import Compute
     from utils.runtime.run_dir import RunDir
     from utils.test_run import Evaluator, brief
@@ -45,9 +46,14 @@ def main(argv: list[str]) -> None:
     explicit = {name: getattr(config, name) for name in names if name in config.explicit}
     evaluator = Evaluator(explicit, compute, build_model)
     if config.role == "all":
-        folder = config.finished(config.dataset_dir)
-        results, failed = evaluator.evaluate_all(finished_runs(folder, config.command("all")))
-        print(f"page: {write_page(folder)}")
+        named = "dataset" in config.explicit
+        folder = (not named and only_folder(Path(config.results_dir))) or config.finished(config.dataset_dir)
+        networks = {role: getattr(config, role) for role in ("teacher", "student") if role in config.explicit}
+        runs = choose_runs(finished_runs(folder, config.command("all")), networks)
+        results, failed = evaluator.evaluate_all(runs)
+        page, names = write_page(folder), {run.path.parent.name for run in runs}
+        print(terminal_table([row for row in read_rows(folder) if row.name in names]))
+        print(f"page: {page}")
         if failed:
             count = len(results) + len(failed)
             raise UserError(f"{len(failed)} of {count} runs could not be measured", "see above")

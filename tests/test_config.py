@@ -312,6 +312,9 @@ def test_words_and_flags_that_do_not_fit_together_are_refused(problem, line, exp
 def test_flags_that_fit_together_are_taken():
     for line in ("--tto --kd=false", "--resume --no-overwrite", "--sweep --method kd dkd --alpha 0.5 1"):
         parsed(line)
+    config = parsed("test.py --all --teacher vgg11_bn --student cnn_tiny")
+    assert {"teacher", "student"} <= {*config.explicit}
+    assert "dataset" not in config.explicit
 
 
 def test_an_error_is_one_line_whatever_was_given(problem):

@@ -33,19 +33,19 @@ def markdown_table(rows: Sequence[Mapping[str, str]]) -> str:
     return "\n".join([head, "|:--|" + "--:|" * (len(rows[0]) - 1), *body])
 
 
-def align(table: str) -> str:
-    """A table in Markdown as a terminal shows it: columns as wide as what is in them, titles in several lines."""
-    lines = table.splitlines()
-    cells = (line.removeprefix("| ").removesuffix(" |").split(" | ") for line in (lines[0], *lines[2:]))
-    columns = list(zip(*([cell.strip("*") for cell in row] for row in cells), strict=True))
-    aligned = []
-    for number, (title, *column) in enumerate(columns):
-        width = max(map(len, (*title.split(), *column)))
-        titles = textwrap.wrap(title, width)
-        above = [""] * (max(len(each[0].split()) for each in columns) - len(titles))
-        aligned.append([f"{cell:{'>' if number else '<'}{width}}" for cell in (*above, *titles, *column)])
-    text = ("  ".join(row).rstrip() for row in zip(*aligned, strict=True))
-    return "\n".join(line for line in text if line)
+def align(rows: Sequence[Mapping[str, str]]) -> str:
+    """A table of `rows` for a terminal: columns as wide as what is in them, long titles in two lines."""
+    columns = []
+    for title in rows[0]:
+        cells = [row[title] for row in rows]
+        width = max(len(title) // 2 + 1, *map(len, (*title.split(), *cells)))
+        columns.append((textwrap.wrap(title, width), cells, ">" if columns else "<", width))
+    height = max(len(titles) for titles, *_ in columns)
+    texts = [
+        [f"{cell:{side}{width}}" for cell in (*[""] * (height - len(titles)), *titles, *cells)]
+        for titles, cells, side, width in columns
+    ]
+    return "\n".join("  ".join(row).rstrip() for row in zip(*texts, strict=True))
 
 
 def spread(values: Sequence[float | None], digits: int = 2) -> str:

@@ -65,14 +65,23 @@ def write_report(dataset_dir: Path) -> Path:
 
 def table(rows: list[Row]) -> str:
     """The table in Markdown; accuracies are percent on the test images after the last epoch."""
+    return markdown_table([cells | {"top-1 (%)": f"**{cells['top-1 (%)']}**"} for cells in _cells(rows)])
+
+
+def terminal_table(rows: list[Row]) -> str:
+    """The same table and the line of each gain for a terminal."""
+    return "\n".join(["", align(_cells(rows)), "", *summarise_gains(rows)])
+
+
+def _cells(rows: list[Row]) -> list[dict[str, str]]:
+    """The texts of the table by column, row by row."""
     several = any(len(row.tests) > 1 for row in rows)
     lines = []
     for row in rows:
         seeds = f" ({len(row.tests)} seed{'s' * (len(row.tests) > 1)})" if several else ""
         cells = row_cells(list(row.tests.values()), row.seconds(), paired(row, rows))
-        cells["top-1 (%)"] = f"**{cells['top-1 (%)']}**"
         lines.append({"model": row.title + seeds} | {title: cells[title] for title in COLUMNS})
-    return markdown_table(lines)
+    return lines
 
 
 def read_rows(dataset_dir: Path, hint: str = "python train.py --all") -> list[Row]:
@@ -143,11 +152,6 @@ def summarise_gains(rows: Sequence[Row]) -> list[str]:
         else:
             lines.append(f"{name}: no student alone with the same recipe to compare with")
     return lines
-
-
-def terminal_table(rows: list[Row]) -> str:
-    """The table and the line of each gain, as a terminal shows them."""
-    return "\n".join(["", align(table(rows)), "", *summarise_gains(rows)])
 
 
 def _page(dataset: str, rows: list[Row], compared: bool) -> Iterable[str]:
