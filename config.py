@@ -189,7 +189,7 @@ class Config(Recipe):
     @property
     def run_dir(self) -> Path:
         """For instance `results/cifar10/kd-cnn-t5/seed0`. With KD, only of a Config that `runs()` returned."""
-        name = f"{self.method.name if self.role == 'kd' else self.role}-{self.network}"
+        name = f"{self.method.folder if self.role == 'kd' else self.role}-{self.network}"
         if self.role == "kd" and (slug := self.method.slug(*("temperature", "alpha") * self.swept)):
             name += f"-{slug}"
         return (self.sweep_dir if self.swept else self.dataset_dir) / name / f"seed{self.seed}"
@@ -215,8 +215,8 @@ class Config(Recipe):
     def runs(self, resolve: Callable[..., Any]) -> list["Config"]:
         """A Config for each network that this command trains: seed by seed, and for each the teacher first.
 
-        `resolve(spec, temperature=, alpha=)` returns a method with `name`, `spec` (canonical), `settings` and
-        `slug(*always)`; it ignores overrides that the method does not have.
+        `resolve(spec, temperature=, alpha=)` returns a method with `name`, `spec` (canonical), `settings`,
+        `folder` and `slug(*always)`; it ignores overrides that the method does not have.
         Raises ValueError for a --temp or --alpha without effect, and whatever `resolve` raises.
         """
         rows = [self] if self.role in ("teacher", "student") else []

@@ -54,6 +54,10 @@ class FakeMethod:
         return [f"{k}={number(v)}" for k, v in self.settings.items() if k in always or v != default[k]]
 
     @property
+    def folder(self) -> str:
+        return self.name
+
+    @property
     def spec(self) -> str:
         return ":".join(filter(None, (self.name, ",".join(self.texts()))))
 
@@ -606,7 +610,6 @@ def test_the_examples_of_the_help_are_parsed_to_their_roles(program):
         test.py --help => ended with 0
         train.py --epochs => ended with 2
         test.py --limit => ended with 2
-        train.py --kd --results-dir nowhere => train it first: python train.py --tto True
         test.py --tto --results-dir nowhere => train it first: python train.py --tto True
     """),
 )

@@ -4,7 +4,7 @@ import platform
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +101,7 @@ def identity_of(config) -> Identity:
     if config.method is not None:
         values |= {f"{SETTING}{name}": value for name, value in values.pop("settings").items()}
         defaults |= {f"{SETTING}{name}": value for name, value in config.method.defaults.items()}
-        label = config.method.kind.__name__
+        label = config.method.label
     return Identity(values, defaults, label, partial=True)
 
 
@@ -109,18 +109,26 @@ def _prepare(config, run_dir: RunDir, dataset: Dataset, compute: Compute, build_
     """Load the teacher and settle the run's identity."""
     views = _views(config, compute)
     augmentation = dataset.augmentation(config.padding, config.flip, config.cutout)
+    method = CrossEntropy()
+    method.label_smoothing = config.label_smoothing
+    if config.role == "kd":
+        method = config.method.build(config.label_smoothing)
+        augmentation = replace(augmentation, strong=method.strong_view)
     batches = dataset.training_batches(config.batch_size, config.seed, augmentation, views)
     known = identity_of(config)
     values = known.values | {"padding": augmentation.padding, "flip": augmentation.flip}
     values |= {"precision": compute.precision} | dataset.fingerprints
     if config.role != "teacher":
         values["views"] = min(views, config.epochs) or config.epochs  # distinct ones
-    teacher, method = None, CrossEntropy()
-    method.label_smoothing = config.label_smoothing
+    teacher = None
     if config.role == "kd":
-        method = config.method.build(config.label_smoothing)
-        teacher = load_teacher(config.teacher_path, config.teacher, method.needs, dataset, compute, build_model)
-        values |= {"teacher": teacher.name, "teacher_sha256": teacher.sha256[:16]}
+        if method.compares_samples and config.batch_size == 1:
+            what = f"--method {config.method.name} compares the images of a batch, and --batch-size is 1"
+            raise UserError(what, "--batch-size 2 or more")
+        if method.needs != "labels":
+            path = config.teacher_path
+            teacher = load_teacher(path, config.teacher, method.needs, dataset, compute, build_model)
+            values |= {"teacher": teacher.name, "teacher_sha256": teacher.sha256[:16]}
     identity = Identity(values, known.defaults, known.label, len(dataset.train))
     return Run(config, run_dir, dataset, compute, batches, method, teacher, identity)
 

@@ -63,11 +63,11 @@ def test_epoch_e_serves_view_e_modulo_v_in_an_order_of_its_own():
         assert epoch < 3 or not torch.equal(indices, first_indices)
 
 
-@pytest.mark.parametrize("cutout", [0, 8])
+@pytest.mark.parametrize("changes", [{"cutout": 0}, {"cutout": 8}, {"strong": True}])
 @pytest.mark.parametrize("needs", ["logits", "embedding"])
-def test_cached_outputs_equal_live_ones_to_the_precision_of_float16(tmp_path, needs, cutout):
+def test_cached_outputs_equal_live_ones_to_the_precision_of_float16(tmp_path, needs, changes):
     """Batches are shuffled and augmented, and the last one is smaller: indices and views must match."""
-    batches, live = served(cutout=cutout), teacher(needs=needs)
+    batches, live = served(**changes), teacher(needs=needs)
     for written_before in (False, True):
         stored = opened(tmp_path, live, batches)
         for epoch in range(5):

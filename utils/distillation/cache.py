@@ -54,7 +54,8 @@ class CachedTeacher:
 
     def __call__(self, batch: Batch) -> Outputs:
         """Outputs for the batch, in float16."""
-        return _each(self.current, lambda tensor: tensor.index_select(0, batch.indices))
+        outputs = _each(self.current, lambda tensor: tensor.index_select(0, batch.indices))
+        return outputs._replace(head=self.live.network.head_weights)
 
     def outputs(self, view: int) -> Outputs:
         """Outputs for all images of a view on the CPU: logits float16 [N, C], embedding [N, D] if asked for."""
@@ -71,14 +72,17 @@ class CachedTeacher:
         """Compute the teacher's outputs for all images of a view."""
         started, images = time.perf_counter(), self.batches.image_set
         size = max(1, OUTPUT_BATCH[self.batches.device.type] * 32**2 // images.image_size**2)
-        drawn, outputs = self.batches.view(view), []
+        drawn, outputs, rows = self.batches.view(view), [], []
         parts = torch.arange(len(images), device=self.batches.device).split(size)
         label, quiet = f"teacher's outputs for view {view + 1}", not sys.stdout.isatty()
         for indices in tqdm(parts, label, leave=False, disable=quiet, file=sys.stdout, unit=" batches"):
-            given = self.live(self.batches.serve(indices, drawn))
+            batch = self.batches.serve(indices, drawn)
+            rows.append(batch.indices)
+            given = self.live(batch)
             outputs.append(_each(given, lambda tensor: tensor.clamp(-LARGEST, LARGEST).half()))
             self.check_interrupt()
-        joined = [torch.cat(part).cpu() if part[0] is not None else None for part in zip(*outputs, strict=True)]
+        order = torch.cat(rows).argsort()
+        joined = [None if part[0] is None else torch.cat(part)[order].cpu() for part in zip(*outputs, strict=True)]
         seconds = time.perf_counter() - started
         if seconds > REPORTED_AFTER:
             tqdm.write(f"{label}: {len(images):,} images in {seconds:.1f} s", file=sys.stdout)
@@ -125,7 +129,7 @@ def cached(
     `data` is the fingerprint of the training images, `limit` what all files in `folder` may take, in GB. It stays
     live where a method needs feature maps, and where these outputs alone would take more.
     """
-    if live.network.needs == "features":
+    if live.network.stages or live.network.before:
         return live, "live: feature maps are too large to be cached"
     images, views = batches.image_set, min(batches.views, epochs)
     rescale = [tensor.flatten().tolist() for tensor in live.rescale or ()]
@@ -134,11 +138,11 @@ def cached(
     width = images.num_classes
     if live.network.needs == "embedding":
         width += live.network.example(next(batches.epoch(0)).images).embedding.shape[1]
-    space = views * (OVERHEAD + len(images) * width * 2)
+    space = views * (OVERHEAD + batches.rows * width * 2)
     if space > limit * 1e9:
         return live, f"live: {views} views take {space / 1e9:.2f} GB, more than --teacher-cache-limit {limit:g}"
     cache = OutputCache(
-        folder / f"{live.name}-seed{batches.seed}-{key[:12]}", key, len(images), live.network.needs
+        folder / f"{live.name}-seed{batches.seed}-{key[:12]}", key, batches.rows, live.network.needs
     )
     try:
         cache.folder.mkdir(parents=True, exist_ok=True)

@@ -52,13 +52,15 @@ def boolean(text: str) -> bool:
 
 
 def known(names: Collection[str], settings: bool = False) -> Callable[[str], str]:
-    """An argparse type: one of `names`, before `:key=value,...` where it may have settings."""
+    """An argparse type: one of `names`, or with `settings` any `NAME:key=value,...`, joined by `+`."""
 
     def convert(text: str) -> str:
-        name = text.partition(":")[0] if settings else text
-        if name in names:
-            return text
-        raise argparse.ArgumentTypeError(f"{name!r} is unknown{nearest(name, names)}; known: {', '.join(names)}")
+        words = re.split(r"\+(?=[A-Za-z])", text) if settings else [text]
+        for name in (word.partition(":")[0] if settings else word for word in words):
+            if name not in names:
+                message = f"{name!r} is unknown{nearest(name, names)}; known: {', '.join(names)}"
+                raise argparse.ArgumentTypeError(message)
+        return text
 
     return convert
 

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -22,6 +23,7 @@ AGAIN = "--overwrite makes that run again"
 ROLES = ("teacher", "student", "kd")
 PARTS = ("train", "val", "test")
 NUMBER = (int, float)
+NAME = re.compile(r"\w[\w:+.-]*")  # of a network or a method
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,7 @@ class RunDir:
         config = read_json(self.config, identity=dict, data=dict, objective=str, device=str, command=str)
         identity, counts = Identity.from_record(config), [config["data"].get(part) for part in PARTS]
         names = [identity.get("network"), *([identity.get("method")] if identity.get("role") == "kd" else [])]
-        known = identity.get("role") in ROLES and all(isinstance(n, str) and n.isidentifier() for n in names)
+        known = identity.get("role") in ROLES and all(isinstance(n, str) and NAME.fullmatch(n) for n in names)
         if not (known and all(isinstance(count, int) for count in counts)):
             raise UserError(f"{self.config} is damaged", AGAIN)
         return config
