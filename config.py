@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from utils.runtime.arguments import Parser, add_boolean, bounded, known, matching, nearest
+from utils.runtime.arguments import Parser, add_boolean, bounded, known, matching, nearest, per_channel
 
 OBJECTIVE = "L = (1 - alpha) * CE(student, label) + alpha * T^2 * KL(teacher/T || student/T)"
 ALSO = "also accepted: --data, --temperature, --output-dir, --gpu [N] (--device cuda:N), --workers N"
@@ -41,6 +41,7 @@ examples:
   python test.py --all                       every finished run, then the page report.html and the table
   python test.py --kd True --export my_student             files for other programs
   python test.py --checkpoint results/cifar10/student-cnn/seed0/best.pt
+  python test.py --checkpoint weights.pth --teacher vgg19_bn       of another program
 
 {ALSO}
 """,
@@ -136,6 +137,8 @@ class Config(Recipe):
     teacher: str
     student: str
     teacher_checkpoint: str | None
+    teacher_mean: tuple[float, ...] | None  # R, G, B on the scale 0 to 1; None: what the file says, or the data's
+    teacher_std: tuple[float, ...] | None
     methods: tuple[str, ...]  # specs such as "dkd:beta=2"
     temps: tuple[float, ...]  # in place of the methods' own; () leaves these
     alphas: tuple[float, ...]  # likewise
@@ -205,6 +208,17 @@ class Config(Recipe):
     def teacher_path(self) -> Path:
         """The checkpoint that the student is distilled from."""
         return Path(self.teacher_checkpoint or self.finished(self.as_role("teacher").run_dir / "last.pt"))
+
+    @property
+    def teacher_normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+        """The explicit mean and std of a network of another program, on the scale 0 to 1."""
+        return (self.teacher_mean, self.teacher_std) if self.teacher_mean is not None else None
+
+    @property
+    def named_network(self) -> str | None:
+        """The one network that --teacher or --student names: with --checkpoint, the one in the file."""
+        named = {getattr(self, name) for name in ("teacher", "student") if name in self.explicit}
+        return named.pop() if len(named) == 1 else None
 
     def as_role(self, role: str) -> "Config":
         """The same experiment in another role, with that role's recipe under the flags that were explicit."""
@@ -357,6 +371,13 @@ def build_parser(
     if train:
         group.add_argument("--teacher-checkpoint", type=path, metavar="FILE",
                            help="the teacher (default: what --tto trained with the same --seed)")
+    of = "--teacher-checkpoint" if train else "--checkpoint"
+    group.add_argument("--teacher-mean", type=per_channel(bounded(float, 0, 1)), metavar="R,G,B",
+                       help=f"of the pixels, 0 to 1, that a {of} of another program was trained with "
+                       "(default: what it says, else that of the images)")
+    group.add_argument("--teacher-std", type=per_channel(bounded(float, 0, 1, above=True)), metavar="R,G,B",
+                       help="likewise, the standard deviation")
+    if train:
         group.add_argument("--views", type=size, metavar="V",
                            help="augmentations of each image that a student sees in turn; 0: a new one in each "
                            "epoch, and no cache (default: as many as epochs on CUDA, 8 on a CPU)")
@@ -524,6 +545,11 @@ def check(parser: Parser, args: argparse.Namespace, explicit: Collection[str], t
         parser.error("--seeds names a seed twice")
     if args.sweep and args.val_size == 0:
         parser.error("--sweep ranks by validation, and --val-size 0 leaves no images for it")
+    if (args.teacher_mean is None) != (args.teacher_std is None):
+        parser.error("--teacher-mean and --teacher-std belong together")
+    file = "teacher_checkpoint" if train else "checkpoint"
+    if args.teacher_mean and not getattr(args, file):
+        parser.error(f"--teacher-mean needs a {flag_of(file)} of another program")
     if args.all and args.teacher_checkpoint:
         parser.error("--teacher-checkpoint and --all exclude each other: --all trains a teacher")
     if args.tto and args.views is not None:

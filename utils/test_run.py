@@ -1,7 +1,9 @@
 """What test.py does with a network: analysis on the test images, plots, comparison with its teacher."""
 
+import errno
 import sys
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,20 +12,22 @@ import torch
 from torch import Tensor, nn
 
 from utils.data.batches import Normalise
-from utils.data.dataset import evaluation_batches, load_parts
+from utils.data.dataset import describe_images, evaluation_batches, load_parts
 from utils.data.image_set import ImageSet
 from utils.evaluation.analysis import analyse, compare_with_baseline, compare_with_teacher, predict
 from utils.evaluation.cost import measure_deployment
 from utils.evaluation.metrics import format_metrics
 from utils.reporting.diagnostics import plot_confusion, plot_mistakes, plot_reliability
-from utils.runtime.checkpoint import BuildModel, load_checkpoint, restore_network
+from utils.runtime.checkpoint import BuildModel, complete_checkpoint, load_checkpoint, restore_network
 from utils.runtime.device import Compute
 from utils.runtime.errors import UserError
 from utils.runtime.identity import Identity
+from utils.runtime.normalisation import Explicit
 from utils.runtime.program import describe
 from utils.runtime.run_dir import ANALYSIS, PLOTS, RESULT_KEYS, RESULTS, RunDir, write_json
 from utils.training.progress import print_header
 
+READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 BULKY = ("calibration", "per_class", "confusion", "confused", "mistakes", "class_names", "per_class_gain")
 
 
@@ -40,26 +44,40 @@ class Network:
     labels: Tensor  # int64 [N]
 
 
+@dataclass(frozen=True)
+class Foreign:
+    """What the command line says of a file of another program, which says little itself."""
+
+    network: str | None
+    normalisation: Explicit | None
+    images: dict[str, Any]  # its test images: dataset, data_dir, image_size, limit, skip_bad_images
+
+
 @dataclass
 class Evaluator:
     """Measures networks on test images; those that several are compared with run once.
 
-    `explicit` may hold `dataset`, `data_dir`, `image_size` and `limit`: other test images than a network's own.
+    `explicit` may hold `dataset`, `data_dir`, `image_size`, `limit` and `skip_bad_images`: other test images than
+    a network's own. Files of other programs are measured where `foreign` is there.
     """
 
     explicit: dict[str, Any]
     compute: Compute
     build_model: BuildModel
+    foreign: Foreign | None = None
     images: dict[tuple, ImageSet] = field(default_factory=dict)
     networks: dict[Path, Network] = field(default_factory=dict)
 
     def network(self, path: Path) -> Network:
         """Restore the network in a checkpoint and run it on its test images."""
         if path not in self.networks:
-            checkpoint = load_checkpoint(path)
-            record = checkpoint["config"]
-            where = record["identity"] | {"data_dir": record.get("data_dir")} | self.explicit
-            test = self._test_images(where)
+            checkpoint = load_checkpoint(path, plain=self.foreign is not None)
+            if (of := self.foreign) is not None:
+                images = partial(self._describe_test_images, checkpoint)
+                checkpoint = complete_checkpoint(
+                    path, checkpoint, of.network, images, of.normalisation, self.build_model
+                )
+            where, test = self._test_images(checkpoint)
             for name, value in (("class_names", list(test.class_names)), ("image_size", test.image_size)):
                 if checkpoint[name] != value:
                     raise UserError(
@@ -71,18 +89,29 @@ class Evaluator:
             self.networks[path] = Network(path, checkpoint, model, where["dataset"], test, *outputs)
         return self.networks[path]
 
-    def _test_images(self, where: dict[str, Any]) -> ImageSet:
-        key = tuple(where.get(name) for name in ("dataset", "data_dir", "image_size", "limit"))
+    def _test_images(self, checkpoint: dict[str, Any]) -> tuple[dict[str, Any], ImageSet]:
+        """The test images of a network, and the settings that name them."""
+        if "format" in checkpoint:
+            record = checkpoint["config"]
+            where = record["identity"] | {"data_dir": record.get("data_dir")} | self.explicit
+            names = tuple(map(str, checkpoint["class_names"]))
+        else:
+            where, names = self.foreign.images, ()
+        key = (*(where.get(name) for name in ("dataset", "data_dir", "image_size", "limit")), names)
         if key not in self.images:
-            test = load_parts(SimpleNamespace(**where)).test
+            test = load_parts(SimpleNamespace(**where), test_only=True, class_names=names).test
             self.images[key] = test.to(self.compute.device)
-        return self.images[key]
+        return where, self.images[key]
+
+    def _describe_test_images(self, checkpoint: dict[str, Any]) -> dict[str, Any]:
+        _, test = self._test_images(checkpoint)
+        return describe_images(test, Normalise(*test.mean_and_std()))
 
     def evaluate(self, path: Path, run: RunDir | None) -> dict[str, Any]:
         """Measure the network in `path` and write its analysis and plots.
 
         They go to the run directory `run` where that run is finished and was measured on the same images, else
-        beside the checkpoint, with its name in front. Returns the analysis.
+        beside the checkpoint, with its name in front, where that is a run directory. Returns the analysis.
         """
         network = self.network(path)
         print_header(str(path), {"network": network.checkpoint["model_name"], "device": str(self.compute)})
@@ -94,12 +123,21 @@ class Evaluator:
         if run is not None:
             analysis |= self._comparisons(network, run)
         own = run is not None and self._is_result_of_run(network)
-        folder, prefix = (run.path, "") if own else (path.parent, f"{path.stem}.")
-        self._draw(network, analysis, folder, prefix)
-        write_json(folder / f"{prefix}{RESULTS}", {name: analysis[name] for name in RESULT_KEYS})
-        write_json(folder / f"{prefix}{ANALYSIS}", analysis)
         for line in summary(analysis):
             print(line)
+        if run is None and not _is_run_dir(path.parent):
+            print(f"not saved: {path.parent} is no run directory", flush=True)
+            return analysis
+        folder, prefix = (run.path, "") if own else (path.parent, f"{path.stem}.")
+        try:
+            write_json(folder / f"{prefix}{RESULTS}", {name: analysis[name] for name in RESULT_KEYS})
+            write_json(folder / f"{prefix}{ANALYSIS}", analysis)
+        except OSError as error:
+            if error.errno not in READ_ONLY:
+                raise
+            print(f"not saved: {folder}: {error.strerror}", flush=True)
+            return analysis
+        self._draw(network, analysis, folder, prefix)
         print(f"written to {folder / prefix}*" if prefix else f"written to {folder}", flush=True)
         return analysis
 
@@ -171,6 +209,15 @@ class Evaluator:
             plot_mistakes(images, analysis, mistakes, f"{title}: the most confident mistakes")
         except OSError as error:
             print(f"warning: no plots: {error}", file=sys.stderr)  # metrics are worth more
+
+
+def _is_run_dir(folder: Path) -> bool:
+    """A folder of somebody else is left as it is."""
+    try:
+        RunDir(folder).read_config()
+    except (UserError, OSError):
+        return False
+    return True
 
 
 def summary(analysis: dict[str, Any]) -> list[str]:

@@ -13,6 +13,7 @@ import torch
 from utils.data.batches import Batches
 from utils.data.dataset import Dataset
 from utils.distillation.cache import cached
+from utils.distillation.check import TeacherCheck, check_teacher
 from utils.distillation.taps import TappedNetwork
 from utils.distillation.teacher import LiveTeacher, load_teacher
 from utils.evaluation.analysis import analyse, predict
@@ -48,12 +49,16 @@ class Run:
     method: Method
     teacher: LiveTeacher | None
     identity: Identity
+    check: TeacherCheck | None = None  # of the teacher, before the training
 
     def record(self) -> dict[str, Any]:
         """What config.json and each checkpoint say of the run's settings."""
         paths = {"data_dir": self.config.data_dir}
-        paths |= {"teacher_path": str(self.config.teacher_path)} if self.teacher else {}
-        return self.identity.to_record() | {"data": self.dataset.counts()} | paths
+        record = self.identity.to_record() | {"data": self.dataset.counts()} | paths
+        if self.teacher is not None:
+            teacher = {"sha256": self.teacher.sha256, "note": self.teacher.note} | self.check.record()
+            record |= {"teacher_path": str(self.config.teacher_path), "teacher": teacher}
+        return record
 
 
 def train_run(
@@ -126,9 +131,9 @@ def _prepare(config, run_dir: RunDir, dataset: Dataset, compute: Compute, build_
             what = f"--method {config.method.name} compares the images of a batch, and --batch-size is 1"
             raise UserError(what, "--batch-size 2 or more")
         if method.needs != "labels":
-            path = config.teacher_path
-            teacher = load_teacher(path, config.teacher, method.needs, dataset, compute, build_model)
-            values |= {"teacher": teacher.name, "teacher_sha256": teacher.sha256[:16]}
+            path, name, normalisation = config.teacher_path, config.teacher, config.teacher_normalisation
+            teacher = load_teacher(path, name, method.needs, dataset, compute, build_model, normalisation)
+            values |= {"teacher": teacher.name, "teacher_sha256": teacher.sha256[:16]} | teacher.settings
     identity = Identity(values, known.defaults, known.label, len(dataset.train))
     return Run(config, run_dir, dataset, compute, batches, method, teacher, identity)
 
@@ -157,7 +162,9 @@ def _train(run: Run, state: TrainState, action: str, check_interrupt: Callable[[
     config, dataset, compute = run.config, run.dataset, run.compute
     teacher, header = run.teacher, _header(run, state)
     if teacher is not None:
-        header["teacher"] = teacher.description
+        run.check = check_teacher(teacher, dataset, check_interrupt)
+        note = f" ({teacher.note})" if teacher.note else ""
+        header["teacher"] = f"{teacher.name}, {run.check}, {teacher.path}{note}"
         teacher, header["outputs"] = _with_cache(run, check_interrupt)
     print_header(f"{config.run_dir.parent.name}, seed {config.seed}", header)
     if action == "start":

@@ -252,6 +252,31 @@ def test_a_part_that_is_missing_is_named_with_the_expected_layout(tree, part):
         load(tree)
 
 
+def test_the_test_part_alone_needs_no_other_and_has_the_classes_of_its_folders_or_of_a_network(tree):
+    both = load(tree)
+    shutil.rmtree(tree / "train")
+    parts = load(tree, test_only=True)
+    assert (parts.train, parts.val) == (None, None)
+    assert parts.test.fingerprint() == both.test.fingerprint()
+    shutil.rmtree(tree / "test" / "cat")
+    test = load(tree, test_only=True, class_names=("dog", "bird", "cat")).test
+    assert test.class_names == ("dog", "bird", "cat")
+    assert set(test.labels.tolist()) == {0}
+    with pytest.raises(UserError, match="test has classes that the network lacks: dog"):
+        load(tree, test_only=True, class_names=("bird", "cat"))
+
+
+def test_without_the_test_part_a_hint_names_what_is_there(tree, tmp_path):
+    shutil.rmtree(tree / "train")
+    with pytest.raises(UserError, match=rf"images has test/ in it: --data-dir {tree}"):
+        load(tmp_path, test_only=True)
+    with pytest.raises(UserError, match=rf"one part of the data: --data-dir {tree}\)"):
+        load(tree / "test", test_only=True)
+    (tree / "test").rename(tree / "val")
+    with pytest.raises(UserError, match=r"no folder .*test .*there is val/: .*Rename val/ to test/"):
+        load(tree, test_only=True)
+
+
 def test_a_data_folder_that_is_missing_is_named_and_not_made(tmp_path):
     with pytest.raises(UserError, match=r"no folder .*nowhere"):
         load(tmp_path / "nowhere")

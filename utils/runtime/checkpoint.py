@@ -1,5 +1,6 @@
 """Networks in files: one dict of tensors and plain values, checked when it is read."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from utils.runtime.errors import printable
+from utils.runtime.errors import UserError, printable
 from utils.runtime.files import DamagedFile, Unread, leaves, read_tensors, sha256_of, write_tensors
-from utils.runtime.weights import find_weights, read_content
+from utils.runtime.normalisation import FLAGS, Explicit, choose_normalisation
+from utils.runtime.weights import find_weights, fit_weights, read_content
 
 BuildModel = Callable[[str, int], nn.Module]  # (name, number of classes) -> network
 FORMAT = 2  # 1: the settings of a run and the paths of its data in one dict
@@ -57,14 +59,13 @@ def map_tensors(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
 def load_checkpoint(path: Path, plain: bool = False) -> dict[str, Any]:
     """Read and check a checkpoint. Raises OSError where there is none, DamagedFile for anything else.
 
-    With `plain`, a file of another program passes too, as {"model": its weights as they are, "notes": lines}:
-    without a "format", and for `fit_weights`.
+    With `plain`, a file of another program passes too, without a "format": it is for `complete_checkpoint`.
     """
     content = read_content(path) if plain else read_tensors(path)
     version = content.get("format")
     if plain and not isinstance(version, int):
         weights = find_weights(path, content)
-        return {"model": weights.tensors, "notes": weights.notes}
+        return {"model": weights.tensors, "notes": weights.notes, "content": content}
     if version not in (1, FORMAT):
         if isinstance(version, int) and version > FORMAT:
             raise DamagedFile(f"{path} has format {version}, this program reads {FORMAT}", "update this program")
@@ -88,6 +89,41 @@ def load_checkpoint(path: Path, plain: bool = False) -> dict[str, Any]:
                 f"{path} has values that are not finite, in {printable(name, 80)}", "use an earlier checkpoint"
             )
     return content
+
+
+def complete_checkpoint(
+    path: Path,
+    content: dict[str, Any],
+    name: str | None,
+    images: Callable[[], dict[str, Any]],
+    normalisation: Explicit | None,
+    build_model: BuildModel,
+) -> dict[str, Any]:
+    """Add what a file of another program lacks to what `load_checkpoint` read of it, all but "format".
+
+    It becomes a network `name` for what `images` returns: num_classes, class_names, image_size, mean and std of
+    some images. `normalisation` is the explicit one. Prints a line for each thing that is assumed or was done to
+    the weights. A checkpoint of this program stays as it is. Raises UserError for weights of another network.
+    """
+    if "format" in content:
+        if normalisation is not None:
+            hint = f"leave out {FLAGS}"
+            raise UserError(f"{path} is a checkpoint of this program, and tells its normalisation", hint)
+        return content
+    if name is None:
+        what = f"{path} is of another program, and does not tell which network it holds"
+        raise UserError(what, "name it: either --teacher NAME or --student NAME")
+    of_images = images()
+    classes = of_images["num_classes"]
+    expected = build_model(name, classes).state_dict()
+    weights = fit_weights(path, content["model"], expected, f"a {name} of {classes} classes")
+    assumed = {part: of_images[part] for part in ("mean", "std")}
+    own, note = choose_normalisation(content["content"], normalisation, assumed)
+    for line in (*content["notes"], *weights.notes, note):
+        print(f"note: {path}: {line}", file=sys.stderr)
+    of_run = {"config": {"identity": {}}, "epoch": None, "metrics": {}}
+    sha256 = weights_sha256(weights.tensors)
+    return of_images | own | of_run | {"model_name": name, "model": weights.tensors, "sha256": sha256}
 
 
 def _is_plain(weights: Any) -> bool:

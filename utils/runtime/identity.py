@@ -4,7 +4,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 SEED = ("seed", "teacher_sha256")  # what differs between the seeds of a row: each has its own teacher
-TEACHING = ("role", "method", "teacher", "teacher_sha256")  # what a student alone does not have
+# What a student alone does not have; mean and std are recorded of a teacher of another program.
+TEACHING = ("role", "method", "teacher", "teacher_sha256", "teacher_mean", "teacher_std")
 SWEPT = ("temperature", "alpha")  # settings of a method that a sweep varies
 SETTING = "method."  # before the name of each setting of a method
 

@@ -23,7 +23,8 @@ def load(request: Request) -> Parts:
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
         # Both parts are in one archive, so the second finds what the first one fetched.
-        train, test = (kind(str(data_dir), train=train, download=True) for train in (True, False))
+        test = kind(str(data_dir), train=False, download=True)
+        train = None if request.test_only else kind(str(data_dir), train=True, download=True)
     except (OSError, RuntimeError, http.client.HTTPException) as error:
         # torchvision unpacks again where images are damaged, but not where the class names are.
         instead = f" in place of {kind.base_folder}/" if os.path.exists(data_dir / kind.base_folder) else ""
@@ -34,7 +35,7 @@ def load(request: Request) -> Parts:
         ) from error
     finally:
         socket.setdefaulttimeout(previous)
-    return Parts(_image_set(train), _image_set(test))
+    return Parts(train and _image_set(train), _image_set(test))
 
 
 def _image_set(dataset) -> ImageSet:

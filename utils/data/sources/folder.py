@@ -40,12 +40,16 @@ class Problems:
 def load(request: Request) -> Parts:
     """Load the parts, each image resized to `image_size` pixels a side; classes are those of `train/`.
 
-    With `limit`, images are chosen before they are decoded. Unreadable images are an error that names a file with
-    all of them; with `skip_bad_images` they are left out.
+    With `test_only`, classes are those of the network, or else of `test/`. With `limit`, images are chosen before
+    they are decoded. Unreadable images are an error that names a file with all of them; with `skip_bad_images`
+    they are left out.
     """
-    listing, passed_over = scan(request.data_dir)
-    names = listing["train"].class_names
-    _check_classes(listing)
+    listing, passed_over = scan(request.data_dir, request.test_only)
+    if "train" in listing:
+        _check_train(listing["train"])
+    of = listing.get("train", listing["test"])
+    names = request.class_names or of.class_names
+    _check_classes(listing, names, "the network" if request.class_names else of.folder)
     number = {name: index for index, name in enumerate(names)}
     chosen = {name: _chosen(part, number, request.limit) for name, part in listing.items()}
     _check_size(sum(map(len, chosen.values())), request)
@@ -65,11 +69,10 @@ def load(request: Request) -> Parts:
             f"{len(problems.flattened)} decoded to nearly one colour, although the file has more: {paths}"
         )
     notes += _notes_on_classes(parts, listing)
-    return Parts(**parts, notes=tuple(notes))
+    return Parts(**{"train": None} | parts, notes=tuple(notes))
 
 
-def _check_classes(listing: dict[str, Part]) -> None:
-    train = listing["train"]
+def _check_train(train: Part) -> None:
     if len(train.class_names) < 2:
         (name,) = train.class_names
         what = f"{train.folder} has only one class: {name} ({len(train.files)} images)"
@@ -80,10 +83,13 @@ def _check_classes(listing: dict[str, Part]) -> None:
             else LAYOUT
         )
         raise UserError(what, hint)
+
+
+def _check_classes(listing: dict[str, Part], names: tuple[str, ...], owner: object) -> None:
     for part in listing.values():
-        unknown = sorted(set(part.class_names) - set(train.class_names))
+        unknown = sorted(set(part.class_names) - set(names))
         if unknown:
-            raise UserError(f"{part.folder} has classes that {train.folder} lacks: {listed(unknown)}", LAYOUT)
+            raise UserError(f"{part.folder} has classes that {owner} lacks: {listed(unknown)}", LAYOUT)
 
 
 def _chosen(part: Part, number: dict[str, int], limit: int | None) -> list[int]:
