@@ -24,7 +24,8 @@ FLAGS = {
         label-smoothing ema cutout padding flip eval-every seed seeds device precision cuda-graph compile
         results-dir tensorboard resume overwrite debug""",
     "test.py": """help tto kd all checkpoint teacher student dataset data-dir image-size limit skip-bad-images
-        val-size method temp alpha teacher-mean teacher-std seed device precision results-dir export debug""",
+        val-size method temp alpha teacher-mean teacher-std seed device precision results-dir
+        predict csv export debug""",
 }
 BOOLEANS = "tto kd all sweep skip-bad-images list-methods flip compile tensorboard resume overwrite debug".split()
 
@@ -326,6 +327,10 @@ def test_a_flag_of_the_other_program_is_said_to_be_one(problem):
         test.py --kd --checkpoint a.pt => --kd and --checkpoint exclude each other
         test.py --all --export x => --export and --all exclude each other: --all is every finished run as it is
         test.py --all --seed 1 => --seed and --all exclude each other: --all is every finished run as it is
+        test.py --predict a --all => --all and --predict exclude each other: --predict has its own images
+        test.py --predict a --limit 9 => --limit and --predict exclude each other: --predict has its own images
+        test.py --csv a.csv => --csv needs --predict
+        test.py --predict a --csv a.txt => --csv 'a.txt' is not a path that ends in .csv
         test.py --all --temp 5 => --temp needs --kd True
         test.py --all --method kd => --method needs --kd True
         test.py --kd --temp 5 20 => several --temp values need train.py --all or --sweep

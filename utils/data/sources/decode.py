@@ -94,6 +94,12 @@ def decode_image(path: Path, size: int) -> np.ndarray:
             return _square(image, size)
 
 
+def reason_of(error: Exception, path: Path) -> str:
+    """Why the file could not be decoded, in words, from one of `DECODER_ERRORS`."""
+    text = getattr(error, "strerror", None) or str(error).replace(repr(str(path)), "")
+    return " ".join(text.split()).rstrip(": ") or type(error).__name__
+
+
 def _open(path: Path) -> Image.Image:
     # By name, because a file's content decides over its ending: PostScript named .jpg would start a program.
     Image.init()

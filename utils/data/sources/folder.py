@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from utils.data.image_set import ImageSet
 from utils.data.sources import Parts, Request
-from utils.data.sources.decode import DECODER_ERRORS, decode_image, is_flattened, quiet_decoders
+from utils.data.sources.decode import DECODER_ERRORS, decode_image, is_flattened, quiet_decoders, reason_of
 from utils.data.sources.image_cache import ImageCache
 from utils.data.sources.scan import LAYOUT, Part, folders_in, listed, one_line, scan
 from utils.runtime.errors import UserError
@@ -156,8 +156,7 @@ def _decode(part: Part, paths: dict[int, Path], pixels: np.ndarray, valid: np.nd
             pixels[index] = decode_image(paths[index], size)
             flat = is_flattened(paths[index], pixels[index])
         except DECODER_ERRORS as error:
-            reason = " ".join(str(error).replace(repr(str(paths[index])), "").split()).rstrip(": ")
-            return index, reason or type(error).__name__, False
+            return index, reason_of(error, paths[index]), False
         valid[index] = True
         return index, "", flat
 
