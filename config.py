@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from utils.runtime.arguments import Parser, add_boolean, bounded, known, matching, nearest, per_channel
+from utils.runtime.arguments import Parser, add_boolean, bounded, known, matching, nearest, pair, per_channel
 
 OBJECTIVE = "L = (1 - alpha) * CE(student, label) + alpha * T^2 * KL(teacher/T || student/T)"
 ALSO = "also accepted: --data, --temperature, --output-dir, --gpu [N] (--device cuda:N), --workers N"
@@ -88,6 +88,9 @@ DEFAULTS = {
     "shapes": DatasetDefaults("cnn", "cnn_tiny", Recipe(20, batch_size=64), Recipe(12, batch_size=64)),
 }
 RECIPE_FLAGS = tuple(field.name for field in fields(Recipe))
+# Protocols of published tables. In Tian et al., 2020, light networks have 0.01 (see `recipe_for`).
+PROTOCOLS = {"crd-cifar100": Recipe(240, batch_size=64, lr=0.05, warmup=0.0, schedule="step")}
+LIGHT, LIGHT_LR = ("mobilenet", "shufflenet"), 0.01
 LONGER = 4  # times the epochs with --recipe long, of which distillation gains more than plain training
 ADAMW = {"lr": 1e-3, "weight_decay": 0.05}  # the steps of AdamW have the size of lr: with SGD's it diverges
 ALL_TEMPS = (5.0, 20.0)  # of kd, where neither --method nor --temp is explicit
@@ -100,11 +103,15 @@ def defaults_for(dataset: str) -> DatasetDefaults:
     return DEFAULTS.get(dataset, DatasetDefaults())
 
 
-def recipe_for(dataset: str, role: str, name: str, explicit: dict[str, Any]) -> dict[str, Any]:
-    """The values of the recipe `name` ("default" or "long") for a role, under those that are explicit."""
+def recipe_for(dataset: str, role: str, network: str, name: str, explicit: dict[str, Any]) -> dict[str, Any]:
+    """The values of the recipe `name` for a network in a role, under those that are explicit."""
     defaults = defaults_for(dataset)
-    recipe = asdict(defaults.teacher_recipe if role == "teacher" else defaults.student_recipe)
-    recipe["epochs"] *= LONGER if name == "long" else 1
+    own = defaults.teacher_recipe if role == "teacher" else defaults.student_recipe
+    recipe = asdict(PROTOCOLS.get(name, own))
+    if name == "long":
+        recipe["epochs"] *= LONGER
+    if name in PROTOCOLS and network.startswith(LIGHT):
+        recipe["lr"] = LIGHT_LR
     return recipe | (ADAMW if explicit.get("optimizer") == "adamw" else {}) | explicit
 
 
@@ -226,7 +233,8 @@ class Config(Recipe):
     def as_role(self, role: str) -> "Config":
         """The same experiment in another role, with that role's recipe under the flags that were explicit."""
         explicit = {name: getattr(self, name) for name in RECIPE_FLAGS if name in self.explicit}
-        recipe = recipe_for(self.dataset, role, self.recipe, explicit)
+        network = self.teacher if role == "teacher" else self.student
+        recipe = recipe_for(self.dataset, role, network, self.recipe, explicit)
         return replace(self, role=role, swept=False, method=None, **recipe)
 
     def runs(self, resolve: Callable[..., Any]) -> list["Config"]:
@@ -345,6 +353,7 @@ def build_parser(
     group.add_argument("--teacher", type=known(models), metavar="NAME",
                        help=f"one of {', '.join(models)} {default_of('teacher')}")
     group.add_argument("--student", type=known(models), metavar="NAME", help=f"likewise {default_of('student')}")
+    group.add_argument("--pair", type=pair(models), metavar="TEACHER-STUDENT", help="both, such as vgg13-vgg8")
 
     group = parser.add_argument_group("data")
     group.add_argument("--dataset", type=known(datasets), metavar="NAME", default="cifar10",
@@ -391,8 +400,9 @@ def build_parser(
                            help="what that folder may take (default: %(default)s)")
 
         group = parser.add_argument_group("optimisation and augmentation")
-        group.add_argument("--recipe", choices=("default", "long"), default="default",
-                           help=f"long: {LONGER} times the epochs (default: %(default)s)")
+        group.add_argument("--recipe", choices=("default", "long", *PROTOCOLS), default="default",
+                           help=f"long: {LONGER} times the epochs; crd-cifar100: the protocol of the published "
+                           "tables of CIFAR-100 (default: %(default)s)")
         group.add_argument("--epochs", type=count, metavar="N",
                            help=f"passes over the training images {default_of('epochs')}")
         group.add_argument("--batch-size", type=count, metavar="N",
@@ -407,8 +417,9 @@ def build_parser(
                            f"{ADAMW['weight_decay']:g} with adamw {default_of('weight_decay')}")
         group.add_argument("--warmup", type=share, metavar="F",
                            help=f"share of the steps in which the learning rate rises {default_of('warmup')}")
-        group.add_argument("--schedule", choices=("linear", "cosine"),
-                           help=f"how it falls to 0 after these {default_of('schedule')}")
+        group.add_argument("--schedule", choices=("linear", "cosine", "step"),
+                           help="how it falls to 0 after these; step: to a tenth after 5/8, 3/4 and 7/8 of all "
+                           f"{default_of('schedule')}")
         group.add_argument("--label-smoothing", type=share, metavar="S",
                            help="of the CE term; a smoothed teacher distils badly "
                            f"{default_of('label_smoothing')}")
@@ -476,6 +487,7 @@ def parse(
     # Once more on top of None, which no flag gives: what is another value then was explicit.
     given = parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(vars(args))))
     explicit = tuple(name for name, value in vars(given).items() if value is not None)
+    explicit += ("teacher", "student") * ("pair" in explicit)
     args = argparse.Namespace(**elsewhere | vars(args))
     check(parser, args, explicit, train=program == "train.py")
     if args.workers is not None:
@@ -491,8 +503,8 @@ def parse(
     values = vars(args) | {
         "role": role,
         "collection": collection_of(args.dataset, args.data_dir, datasets),
-        "teacher": args.teacher or defaults_for(args.dataset).teacher,
-        "student": args.student or defaults_for(args.dataset).student,
+        "teacher": args.pair[0] if args.pair else args.teacher or defaults_for(args.dataset).teacher,
+        "student": args.pair[1] if args.pair else args.student or defaults_for(args.dataset).student,
         "methods": tuple(dict.fromkeys(args.method)),
         "method": None,
         "predict": tuple(args.predict or ()),
@@ -543,6 +555,9 @@ def check(parser: Parser, args: argparse.Namespace, explicit: Collection[str], t
         allowed = train and (args.sweep or (args.all and "--all" in where))
         if len(getattr(args, name) or ()) > 1 and not allowed:
             parser.error(f"several {flag_of(name)} values need train.py {where}")
+    for name in {"teacher", "student"} & {*explicit} if args.pair else ():
+        if getattr(args, name):
+            parser.error(f"--pair and --{name} exclude each other")
     for name in ("export", "seed", "limit", "image_size"):
         if not train and args.all and name in explicit:
             parser.error(f"{flag_of(name)} and --all exclude each other: --all is every finished run as it is")

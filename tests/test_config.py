@@ -18,12 +18,12 @@ METHODS = {  # the settings of each and their defaults
     "fitnet": {"weight": 100.0},
 }
 FLAGS = {
-    "train.py": """help tto kd all sweep teacher student dataset data-dir image-size limit skip-bad-images
+    "train.py": """help tto kd all sweep teacher student pair dataset data-dir image-size limit skip-bad-images
         val-size method list-methods temp alpha teacher-checkpoint teacher-mean teacher-std views teacher-cache
         teacher-cache-limit recipe epochs batch-size optimizer lr momentum weight-decay warmup schedule
         label-smoothing ema cutout padding flip eval-every seed seeds device precision cuda-graph compile
         results-dir tensorboard resume overwrite debug""",
-    "test.py": """help tto kd all checkpoint teacher student dataset data-dir image-size limit skip-bad-images
+    "test.py": """help tto kd all checkpoint teacher student pair dataset data-dir image-size limit skip-bad-images
         val-size method temp alpha teacher-mean teacher-std seed device precision results-dir
         predict csv export debug""",
 }
@@ -189,10 +189,10 @@ def test_workers_are_taken_with_a_note_that_none_are_needed(capsys):
         --teacher-cache-limit => 0 -1 nan x => is not a number above 0
         --image-size => 31 0 -1 x => is not a whole number of at least 32
         --device => gpu cuda: cuda:x cpu:0 tpu => is not auto, cpu, cuda or cuda:N
-        --recipe => short => is unknown; known: default, long
+        --recipe => short => is unknown; known: default, long, crd-cifar100
         --cuda-graph => on True => is unknown; known: auto, off
         --precision => fp16 FP32 => is unknown; known: auto, bf16, fp32
-        --schedule => cosin step => is unknown; known: linear, cosine
+        --schedule => cosin steps => is unknown; known: linear, cosine, step
         --optimizer => adam SGD => is unknown; known: sgd, adamw
         --dataset => imagenet => is unknown; known: cifar10, cifar100, folder, shapes
         --resume => nope 2 on => is neither True nor False
@@ -351,7 +351,7 @@ def test_flags_that_fit_together_are_taken():
 
 def test_an_error_is_one_line_whatever_was_given(problem):
     assert problem("'--a\nb\x1b[31m'") == r"unknown flag --a\nb\x1b[31m"
-    assert problem("--recipe 'a\nb'") == r"--recipe 'a\nb' is unknown; known: default, long"
+    assert problem("--recipe 'a\nb'") == r"--recipe 'a\nb' is unknown; known: default, long, crd-cifar100"
 
 
 # Which runs there are, and what they are called.

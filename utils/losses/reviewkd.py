@@ -47,7 +47,7 @@ class ReviewKD(Method):
 
 
 class Fusion(nn.Module):
-    """A stage's maps with what came of the stage behind (figure 4a); returns it for the teacher and for the next."""
+    """A stage's maps with what came of the stage behind (figure 4a): for the teacher, and for the next stage."""
 
     def __init__(self, channels: int, middle: int, teacher: int, last: bool):
         super().__init__()
@@ -65,7 +65,7 @@ class Fusion(nn.Module):
 
 
 def context_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """The hierarchical context loss of maps [B, c, h, w]: squared errors of the maps and of pooled ones; a scalar."""
+    """The hierarchical context loss of maps [B, c, h, w]: mean squared errors at several sizes; a scalar."""
     teacher = at_least_float32(teacher)
     loss, weight, total = F.mse_loss(student, teacher), 1.0, 1.0
     for size in LEVELS:

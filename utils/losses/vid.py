@@ -35,7 +35,7 @@ class VID(Method):
 
 
 class Gaussian(nn.Module):
-    """The negative logarithm of the probability of the teacher's maps given the student's, without its constant."""
+    """The negative log likelihood of the teacher's maps given the student's, without its constant."""
 
     def __init__(self, student: Tensor, teacher: Tensor):
         super().__init__()

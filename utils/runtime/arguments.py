@@ -77,6 +77,19 @@ def known(names: Collection[str], settings: bool = False) -> Callable[[str], str
     return convert
 
 
+def pair(names: Collection[str]) -> Callable[[str], tuple[str, str]]:
+    """An argparse type: two of `names`, joined by a hyphen."""
+    one = known(names)
+
+    def convert(text: str) -> tuple[str, str]:
+        first, hyphen, second = text.partition("-")
+        if not hyphen:
+            raise argparse.ArgumentTypeError(f"{text!r} is not two networks joined by a hyphen")
+        return one(first), one(second)
+
+    return convert
+
+
 def matching(pattern: str, what: str) -> Callable[[str], str]:
     """An argparse type: a text that matches."""
 
