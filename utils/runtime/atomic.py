@@ -38,7 +38,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(descriptor)
         os.replace(temporary, path)
-        _fsync(path.parent)
+        fsync(path.parent)
 
 
 @contextmanager
@@ -50,11 +50,11 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     with _temporary(path, _new_folder) as (temporary, _):
         yield temporary
         for name in (*os.listdir(temporary), "."):
-            _fsync(temporary / name)
+            fsync(temporary / name)
         with suppress(OSError):
             path.rmdir()  # Windows does not rename over an empty folder
         os.rename(temporary, path)
-        _fsync(path.parent)
+        fsync(path.parent)
 
 
 @contextmanager
@@ -95,7 +95,7 @@ def remove_abandoned(folder: Path) -> None:
             if fcntl is None:
                 path.unlink()
                 continue
-            with _opened(path, os.O_RDONLY if path.is_dir() else os.O_RDWR) as descriptor:
+            with opened(path, os.O_RDONLY if path.is_dir() else os.O_RDWR) as descriptor:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 _remove(path)
 
@@ -107,14 +107,15 @@ def try_lock(path: Path) -> Iterator[None]:
     A file that is there keeps its content. Raises BlockingIOError if another process holds the lock, and OSError
     where `path` is a link or no file. Windows has no such lock, and everybody gets it.
     """
-    with _opened(path, os.O_RDWR | os.O_CREAT) as descriptor:
+    with opened(path, os.O_RDWR | os.O_CREAT) as descriptor:
         if fcntl is not None:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
 
 
 @contextmanager
-def _opened(path: Path, flags: int) -> Iterator[int]:
+def opened(path: Path, flags: int) -> Iterator[int]:
+    """The descriptor of a file or folder, within the block. Raises OSError for a link, a device and a pipe."""
     descriptor = os.open(path, flags | PLAIN, 0o666)
     try:
         mode = os.fstat(descriptor).st_mode
@@ -146,7 +147,7 @@ def _remove(temporary: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _fsync(path: Path) -> None:
+def fsync(path: Path) -> None:
     """Make the content of a file or the names in a folder durable (Windows has no such call for folders)."""
     if os.name == "nt":
         return

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 
 from utils.runtime.errors import Interrupted, UserError, printable
+from utils.runtime.signals import StopProgram
 
 # How long OpenMP's threads (libgomp, in torch's CPU builds) turn idle before they sleep. Its default is for a
 # machine of one's own: beside another busy torch process on two cores, an epoch of cnn_tiny that takes 1.5 s alone
@@ -27,11 +28,13 @@ def describe(error: BaseException) -> tuple[str, str]:
         where = f"{error.filename}: " if error.filename else ""
         hint = {
             errno.ENOSPC: "free some space or choose another --results-dir",
+            errno.EDQUOT: "free some space or choose another --results-dir",
             errno.EFBIG: "the file size limit (ulimit -f) is too low for a checkpoint",
             errno.EACCES: "check the permissions, or choose another --results-dir",
             errno.EISDIR: "a file is needed there, and this is a folder",
             errno.ENOTDIR: "a folder is needed there, and this is a file",
             errno.EROFS: "choose a --results-dir that can be written",
+            errno.ELOOP: "it is a link, and nothing is written through one: remove it",
         }.get(error.errno, "")
         return f"{where}{os.strerror(error.errno)}", hint
     if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
@@ -40,7 +43,7 @@ def describe(error: BaseException) -> tuple[str, str]:
 
 
 def run(main: Callable[[list[str]], None], argv: list[str]) -> int:
-    """Run an entry point and return its exit code: 0, 1, 2, 130 or 143.
+    """Run an entry point and return its exit code: 0, 1, 2, or 128 and the number of a signal: 129, 130 or 143.
 
     Every error ends as one line on stderr; `--debug` among the arguments shows the traceback too.
     """
@@ -51,6 +54,9 @@ def run(main: Callable[[list[str]], None], argv: list[str]) -> int:
     sys.stderr.reconfigure(errors="replace")
     if "--debug" not in argv:
         sys.excepthook = _one_line
+    handler, before = StopProgram(), signal.getsignal(signal.SIGINT)
+    if before != signal.SIG_IGN:  # as a shell leaves it to what it starts in the background
+        signal.signal(signal.SIGINT, handler)
     try:
         main(argv)
         sys.stdout.flush()
@@ -69,6 +75,9 @@ def run(main: Callable[[list[str]], None], argv: list[str]) -> int:
             raise
         _one_line(type(error), error, None)
         return error.exit_code if isinstance(error, UserError) else 1
+    finally:
+        if signal.getsignal(signal.SIGINT) is handler:
+            signal.signal(signal.SIGINT, before)
     return 0
 
 
