@@ -58,12 +58,15 @@ def require_ready(folder: Path) -> None:
     nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not nearest.is_dir():
         raise UserError(f"--export {folder}: {nearest} is not a folder", other)
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        raise UserError(f"--export {folder}: {nearest} cannot be written to", f"check its permissions, or {other}")
+    beside = nearest.absolute().parent if nearest == folder else nearest
+    if not os.access(beside, os.W_OK | os.X_OK):
+        raise UserError(f"--export {folder}: {beside} cannot be written to", f"check its permissions, or {other}")
     present = sorted(os.listdir(folder)) if nearest == folder else []
     if present:
         more = f" and {len(present) - 1} more" if len(present) > 1 else ""
         raise UserError(f"--export {folder}: it holds {present[0]}{more} already", f"{other}, or remove it")
+    if os.path.ismount(folder):
+        raise UserError(f"--export {folder}: it is where a disk is mounted", "name a new folder within it")
 
 
 @torch.no_grad()
@@ -74,10 +77,10 @@ def export(
 
     `network` is in eval mode on the device of `compute`, and `checkpoint` what it was restored from.
     Each file is read back and has to predict as `network` does in float32, on up to 10,000 test images spread
-    evenly over the set: the same top-1, unless the two best logits are less than 1e-4 apart. All files appear
-    together, or none: `folder`, which is absent or empty before, is made beside itself and then renamed. Raises
-    UserError where a package is missing, where `folder` holds something or cannot be made, where the network cannot
-    be exported, and where a file's outputs differ.
+    evenly over the set: the same top-1, unless the two best logits are less than 1e-4 apart. All files appear at
+    once, or none: `folder`, absent or empty before, is made under another name beside it and then renamed. Raises
+    UserError where a package is missing, where `folder` holds something or cannot be made, where the network
+    cannot be exported, and where a file's outputs differ.
     """
     folder = Path(folder)
     require_ready(folder)
