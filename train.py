@@ -50,6 +50,8 @@ def main(argv: list[str]) -> None:
     if config.tensorboard:
         require_tensorboard()
     skip = len(runs) > 1  # finished runs are passed over where the command means several
+    for each in runs:  # first: what the others say does not hold for a run in use
+        run_dir_of(each).require_free()
     # Before anything is loaded or trained: is there a run that this would overwrite?
     actions = [run_dir_of(each).prepare(identity_of(each), each.resume, each.overwrite, skip) for each in runs]
 
@@ -61,6 +63,8 @@ def main(argv: list[str]) -> None:
         )
     again = [*argv, *["--no-overwrite"] * config.overwrite, *["--resume"] * (not config.resume)]
     with Interrupt(note=f"go on with: {shlex.join(['python', 'train.py', *again])}") as interrupt:
+        for each in runs if config.overwrite else ():  # from here on, --resume may finish it
+            run_dir_of(each).mark_overwrite(identity_of(each))
         for each in in_turn(runs, actions, kinds_of):
             train_run(each, dataset, compute, build_model, interrupt.check_interrupt, skip)
             interrupt.check_interrupt()

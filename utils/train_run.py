@@ -78,12 +78,14 @@ def train_run(
     with run_dir.locked():
         run = _prepare(config, run_dir, dataset, compute, build_model)
         action = run_dir.prepare(run.identity, config.resume, config.overwrite, skip)
+        if action != "start":
+            run_dir.keep()
         if action == "skip":
             print(f"{run_dir.path}: finished already, nothing to do")
             return
         state = _build(run, build_model)
         if action == "resume":
-            _restore(run_dir.last, state, run.identity)
+            _restore(run_dir.last, state, run.identity, compute)
             run_dir.write_history(state.history)  # the checkpoint is right where the two differ
         _train(run, state, action, check_interrupt)
         _finish(run, state)
@@ -254,7 +256,7 @@ def _views_text(views: int, epochs: int) -> str:
     return "a new augmentation of each image in each epoch"
 
 
-def _restore(path: Path, state: TrainState, identity: Identity) -> None:
+def _restore(path: Path, state: TrainState, identity: Identity, compute: Compute) -> None:
     """Continue from the checkpoint of an earlier process. Raises DamagedFile if it is not of this run."""
     checkpoint = load_checkpoint(path)
     changed = identity.explain(Identity.from_record(checkpoint["config"]))
@@ -267,3 +269,7 @@ def _restore(path: Path, state: TrainState, identity: Identity) -> None:
     except (UserError, KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         hint = "--overwrite starts the run again"
         raise DamagedFile(f"{path} cannot be resumed: {error!s:.200}", hint) from error
+    before, now = checkpoint.get("threads"), torch.get_num_threads()
+    if isinstance(before, int) and before != now and compute.device.type == "cpu":
+        what = f"the run began with {before} CPU thread{'s' * (before != 1)} and goes on with {now}"
+        print(f"note: {what}: its last bits will differ from those of an unbroken run", file=sys.stderr)

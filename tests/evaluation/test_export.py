@@ -222,7 +222,7 @@ def test_a_corrupted_weight_is_noticed_and_no_file_is_left(ready, monkeypatch, n
     monkeypatch.setitem(FORMATS, name, (broken, read_back, content))
     with pytest.raises(UserError, match=name):
         export(*ready)
-    assert os.listdir(ready[-1]) == []
+    assert os.listdir(ready[-1].parent) == ["last.pt"]
 
 
 @pytest.mark.parametrize("name", ["student.onnx", "student.pt2"])
@@ -238,7 +238,7 @@ def test_another_normalisation_in_a_file_is_noticed(ready, monkeypatch, name):
     monkeypatch.setattr(export_module, "FORMATS", {name: FORMATS[name]})
     with pytest.raises(UserError, match=f"{name} predicts another class on .* logits up to .* not written"):
         export(*ready)
-    assert os.listdir(ready[-1]) == []
+    assert os.listdir(ready[-1].parent) == ["last.pt"]
 
 
 def test_weights_other_than_the_checkpoints_are_not_exported(ready):
@@ -332,7 +332,7 @@ def test_a_disk_that_fails_is_one_line_and_leaves_nothing(ready, monkeypatch):
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(UserError, match="cannot be written: No space left on device"):
         export(*ready)
-    assert os.listdir(ready[-1]) == []
+    assert os.listdir(ready[-1].parent) == ["last.pt"]
 
 
 def test_an_end_in_the_middle_leaves_no_file(ready, monkeypatch):
@@ -344,14 +344,52 @@ def test_an_end_in_the_middle_leaves_no_file(ready, monkeypatch):
     monkeypatch.setattr(export_module, "compare", stop)
     with pytest.raises(KeyboardInterrupt):
         export(*ready)
-    assert os.listdir(ready[-1]) == []
+    assert os.listdir(ready[-1].parent) == ["last.pt"]
 
 
-def test_the_card_appears_after_all_files_that_it_tells_of(ready, monkeypatch):
-    appeared, real = [], os.replace
-    monkeypatch.setattr(os, "replace", lambda old, new: (appeared.append(Path(new).name), real(old, new)))
+def test_all_files_appear_by_a_single_rename(ready, monkeypatch):
+    seen, real, folder = [], os.rename, ready[-1]
+
+    def rename(old, new):
+        seen.append((sorted(os.listdir(old)), Path(new).exists()))
+        real(old, new)
+
+    monkeypatch.setattr(os, "rename", rename)
+    monkeypatch.setattr(os, "replace", None)
     export(*ready)
-    assert (len(appeared), appeared[-1]) == (4, CARD)
+    assert seen == [(sorted([CARD, *FORMATS]), False)]
+    assert sorted(os.listdir(folder)) == seen[0][0]
+
+
+def test_an_empty_folder_is_filled_and_a_link_to_one_stays_a_link(ready):
+    (ready[-1].parent / "disk").mkdir()
+    ready[-1].symlink_to("disk")
+    export(*ready)
+    assert ready[-1].is_symlink()
+    assert sorted(os.listdir(ready[-1])) == sorted([CARD, *FORMATS])
+
+
+def test_a_folder_with_other_files_is_refused_at_once(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "more.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"it holds more\.txt and 1 more already"):
+        require_ready(tmp_path)
+
+
+def test_a_mount_point_is_refused_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(os.path, "ismount", lambda path: path == tmp_path)
+    with pytest.raises(UserError, match=r"mounted .*a new folder within it"):
+        require_ready(tmp_path)
+    require_ready(tmp_path / "new")
+
+
+def test_exports_of_one_checkpoint_have_the_same_bytes(ready):
+    sums = set()
+    for number in range(4):  # the order of safetensors' metadata is drawn anew each time
+        ready[-1] = ready[-1].with_name(f"export{number}")
+        export(*ready)
+        sums.add(tuple(hashlib.sha256((ready[-1] / name).read_bytes()).hexdigest() for name in (*FORMATS, CARD)))
+    assert len(sums) == 1
 
 
 class Undecided(nn.Module):
@@ -369,7 +407,7 @@ def test_a_network_that_cannot_be_traced_is_named(ready, tmp_path):
     ready[:2] = model, checkpoint(tmp_path, model, ready[2], "undecided")
     with pytest.raises(UserError, match=r"undecided cannot be exported: .*--debug"):
         export(*ready)
-    assert os.listdir(ready[-1]) == []
+    assert os.listdir(ready[-1].parent) == ["last.pt"]
 
 
 @pytest.mark.gpu

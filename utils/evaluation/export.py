@@ -8,7 +8,7 @@ import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,10 +21,10 @@ from utils.data.batches import Normalise
 from utils.data.dataset import evaluation_batches
 from utils.data.image_set import ImageSet
 from utils.evaluation.metrics import count_parameters
+from utils.runtime.atomic import atomic_folder
 from utils.runtime.checkpoint import weights_sha256
 from utils.runtime.device import Compute
 from utils.runtime.errors import UserError
-from utils.runtime.files import atomic_write
 from utils.runtime.identity import Identity
 
 EXTRAS = ("safetensors", "onnx", "onnxscript", "onnxruntime")
@@ -58,11 +58,15 @@ def require_ready(folder: Path) -> None:
     nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not nearest.is_dir():
         raise UserError(f"--export {folder}: {nearest} is not a folder", other)
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        raise UserError(f"--export {folder}: {nearest} cannot be written to", f"check its permissions, or {other}")
-    present = [name for name in (*FORMATS, CARD) if os.path.lexists(folder / name)]
+    beside = nearest.absolute().parent if nearest == folder else nearest
+    if not os.access(beside, os.W_OK | os.X_OK):
+        raise UserError(f"--export {folder}: {beside} cannot be written to", f"check its permissions, or {other}")
+    present = sorted(os.listdir(folder)) if nearest == folder else []
     if present:
-        raise UserError(f"--export {folder}: it holds {', '.join(present)} already", f"{other}, or remove it")
+        more = f" and {len(present) - 1} more" if len(present) > 1 else ""
+        raise UserError(f"--export {folder}: it holds {present[0]}{more} already", f"{other}, or remove it")
+    if os.path.ismount(folder):
+        raise UserError(f"--export {folder}: it is where a disk is mounted", "name a new folder within it")
 
 
 @torch.no_grad()
@@ -73,9 +77,10 @@ def export(
 
     `network` is in eval mode on the device of `compute`, and `checkpoint` what it was restored from.
     Each file is read back and has to predict as `network` does in float32, on up to 10,000 test images spread
-    evenly over the set: the same top-1, unless the two best logits are less than 1e-4 apart. All files appear
-    together, or none. Raises UserError where a package is missing, where `folder` cannot take the files or holds
-    some, where the network cannot be exported, and where a file's outputs differ.
+    evenly over the set: the same top-1, unless the two best logits are less than 1e-4 apart. All files appear at
+    once, or none: `folder`, absent or empty before, is made under another name beside it and then renamed. Raises
+    UserError where a package is missing, where `folder` holds something or cannot be made, where the network
+    cannot be exported, and where a file's outputs differ.
     """
     folder = Path(folder)
     require_ready(folder)
@@ -89,22 +94,19 @@ def export(
 
     deployable = Deployable(_plain_copy(network), checkpoint["mean"], checkpoint["std"]).eval()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with ExitStack() as files, _quiet():
-            # The first to enter is the last to appear: a card is only ever seen beside all that it tells of.
-            card_file = files.enter_context(atomic_write(folder / CARD))
+        target = folder.resolve()  # a link to a folder stays one
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_folder(target) as new, _quiet():
             card = _card(network, checkpoint, test, compute, logits)
             program = _trace(deployable, test.image_size)
             for name, (make, load, content) in FORMATS.items():
-                file = files.enter_context(atomic_write(folder / name))
                 data = make(deployable.network, program, checkpoint)
-                file.write(data)
-                file.flush()
-                check = compare(name, load(Path(file.name), deployable, checkpoint), parts, logits[chosen])
+                (new / name).write_bytes(data)
+                check = compare(name, load(new / name, deployable, checkpoint), parts, logits[chosen])
                 sha256 = hashlib.sha256(data).hexdigest()
                 card["files"][name] = {"content": content, "bytes": len(data), "sha256": sha256, "check": check}
             text = json.dumps(card, indent=1, ensure_ascii=False) + "\n"
-            card_file.write(text.encode(errors="surrogateescape"))
+            (new / CARD).write_bytes(text.encode(errors="surrogateescape"))
     except (UserError, MemoryError):
         raise
     except OSError as error:
@@ -184,7 +186,14 @@ def _safetensors(network: nn.Module, _program: Any, checkpoint: dict[str, Any]) 
     from safetensors.torch import save
 
     weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}  # it refuses shared memory
-    return save(weights, {"format": "pt", "model_name": checkpoint["model_name"], "sha256": checkpoint["sha256"]})
+    metadata = {"format": "pt", "model_name": checkpoint["model_name"], "sha256": checkpoint["sha256"]}
+    data = save(weights, metadata)
+    # A length of 8 bytes, a header in JSON, the tensors. The metadata come in another order each time.
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size]) | {"__metadata__": metadata}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # as `save` aligns the tensors
+    return len(text).to_bytes(8, "little") + text + data[8 + size :]
 
 
 def _onnx(_network: nn.Module, program: torch.export.ExportedProgram, _checkpoint: dict[str, Any]) -> bytes:
@@ -221,8 +230,7 @@ def _load_onnx(path: Path, _deployable: Deployable, _checkpoint: dict[str, Any])
 
 
 def _load_pt2(path: Path, _deployable: Deployable, _checkpoint: dict[str, Any]) -> Forward:
-    with open(path, "rb") as file:  # by its temporary name, torch would warn of the suffix
-        return torch.export.load(file).module()
+    return torch.export.load(path).module()
 
 
 SAFETENSORS = "student.safetensors"

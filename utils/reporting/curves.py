@@ -9,7 +9,7 @@ from matplotlib.figure import Figure  # without pyplot: no display and no MPLBAC
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from utils.runtime.files import atomic_write
+from utils.runtime.atomic import atomic_write
 
 History = Sequence[Mapping[str, float | None]]  # rows of history.csv
 

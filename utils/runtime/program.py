@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 
 from utils.runtime.errors import Interrupted, UserError, printable
+from utils.runtime.signals import StopProgram
 
 # How long OpenMP's threads (libgomp, in torch's CPU builds) turn idle before they sleep. Its default is for a
 # machine of one's own: beside another busy torch process on two cores, an epoch of cnn_tiny that takes 1.5 s alone
@@ -31,11 +32,13 @@ def describe(error: BaseException) -> tuple[str, str]:
         where = f"{error.filename}: " if error.filename else ""
         hint = {
             errno.ENOSPC: "free some space or choose another --results-dir",
+            errno.EDQUOT: "free some space or choose another --results-dir",
             errno.EFBIG: "the file size limit (ulimit -f) is too low for a checkpoint",
             errno.EACCES: "check the permissions, or choose another --results-dir",
             errno.EISDIR: "a file is needed there, and this is a folder",
             errno.ENOTDIR: "a folder is needed there, and this is a file",
             errno.EROFS: "choose a --results-dir that can be written",
+            errno.ELOOP: "it is a link, and nothing is written through one: remove it",
         }.get(error.errno, "")
         return f"{where}{os.strerror(error.errno)}", hint
     if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
@@ -44,7 +47,7 @@ def describe(error: BaseException) -> tuple[str, str]:
 
 
 def run(main: Callable[[list[str]], None], argv: list[str]) -> int:
-    """Run an entry point and return its exit code: 0, 1, 2, 130 or 143.
+    """Run an entry point and return its exit code: 0, 1, 2, or 128 and the number of a signal: 129, 130 or 143.
 
     Every error ends as one line on stderr; `--debug` among the arguments shows the traceback too.
     """
@@ -54,6 +57,9 @@ def run(main: Callable[[list[str]], None], argv: list[str]) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a notebook's streams are not files
             stream.reconfigure(errors="replace")  # a terminal without UTF-8 must not end a training
+    handler, before = StopProgram(), signal.getsignal(signal.SIGINT)
+    if before != signal.SIG_IGN:  # as a shell leaves it to what it starts in the background
+        signal.signal(signal.SIGINT, handler)
     try:
         main(argv)
         sys.stdout.flush()
@@ -73,4 +79,7 @@ def run(main: Callable[[list[str]], None], argv: list[str]) -> int:
         what, hint = describe(error)
         print(printable(f"error: {what} (hint: {hint})" if hint else f"error: {what}"), file=sys.stderr)
         return error.exit_code if isinstance(error, UserError) else 1
+    finally:
+        if signal.getsignal(signal.SIGINT) is handler:
+            signal.signal(signal.SIGINT, before)
     return 0
