@@ -84,7 +84,7 @@ class Evaluator:
         return self.networks[path]
 
     def restore(self, path: Path) -> tuple[dict[str, Any], nn.Module]:
-        """The content of a checkpoint and its network in eval mode; test images only where it lacks what they tell."""
+        """The content of a checkpoint and its network in eval mode; reads test images only for what it lacks."""
         checkpoint = load_checkpoint(path, plain=self.foreign is not None)
         if (of := self.foreign) is not None:
             images = partial(self._describe_test_images, checkpoint)

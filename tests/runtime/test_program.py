@@ -49,13 +49,13 @@ WINDOWS = """
 import os, signal, sys
 import matplotlib.figure, PIL.Image, subprocess, tempfile, torch, tqdm
 from tests.test_architecture import POSIX_MODULES, POSIX_NAMES
-from utils.data.sources import shapes
 for module in (os, signal):
     for name in POSIX_NAMES & set(dir(module)):
         delattr(module, name)
 sys.modules.update(dict.fromkeys(POSIX_MODULES - {"posix"}))
 sys.modules["torch.fx.experimental.optimization"] = None  # in some versions of torch it cannot be imported
 sys.platform = "win32"
+from utils.data.sources import shapes
 shapes.TRAIN = shapes.TEST = 60
 import test, train, utils.evaluation.cost as cost
 cost.LATENCY_SECONDS = cost.BATCH_SECONDS = cost.LONGEST_PASS = 0.01
