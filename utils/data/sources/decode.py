@@ -51,7 +51,8 @@ STEPS = {
     "transparency": "laid over white",
     "colour": "converted to RGB as Pillow does",
     "crop": "the largest square in the middle",
-    "resize": "to the size of the input, bicubic with antialiasing (Pillow's BICUBIC)",
+    "resize": "to the size of the input, bicubic with antialiasing, whose kernel reaches beyond the edges of the "
+    "square (Pillow's ImageOps.fit with BICUBIC)",
 }
 
 
