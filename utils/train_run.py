@@ -101,6 +101,11 @@ def run_dir_of(config) -> RunDir:
     return RunDir(config.run_dir, VALIDATION) if config.swept else RunDir(config.run_dir)
 
 
+def kinds_of(config) -> tuple[Any, ...]:
+    """What a run may have in common with another that takes as long: all but its seed, or the roles alone."""
+    return config.run_dir.parent, (config.role, config.network, config.method and config.method.name)
+
+
 def identity_of(config) -> Identity:
     """What the command line alone tells of a run's identity."""
     values = {name: value for name, value in config.identity().items() if value is not None or name == "limit"}

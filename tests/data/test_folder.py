@@ -154,7 +154,7 @@ def test_of_very_many_unreadable_images_the_first_are_named_and_all_are_in_a_fil
     assert str(listing) in str(raised.value)
     header, *lines = listing.read_text().splitlines()
     assert header.startswith("#")
-    assert lines[0].split("\t")[1] == "cannot identify image file"
+    assert lines[0].split("\t")[1] == "is empty"
     assert [line.split("\t")[0] for line in lines] == [
         str(tree / "train" / "dog" / f"bad{index:02}.png") for index in range(23)
     ]
@@ -617,7 +617,7 @@ def test_a_large_array_is_stated_before_anything_is_decoded(tree, decoded, monke
     assert out.startswith("note: 8 images of 64x64 pixels take ")
     assert "--image-size" in out
     decoded.clear()
-    monkeypatch.setattr(folder, "_physical_memory", lambda: 10_000)
+    monkeypatch.setattr(folder, "physical_memory", lambda: 10_000)
     with pytest.raises(UserError, match=r"8 images of 128x128 pixels .*--image-size"):
         load(tree, 128)
     assert decoded == []

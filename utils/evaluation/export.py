@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from utils.data.batches import Normalise
 from utils.data.dataset import evaluation_batches
 from utils.data.image_set import ImageSet
+from utils.data.sources.decode import STEPS
 from utils.evaluation.metrics import count_parameters
 from utils.runtime.atomic import atomic_folder
 from utils.runtime.checkpoint import weights_sha256
@@ -73,8 +74,9 @@ def require_ready(folder: Path) -> None:
 def export(
     network: nn.Module, checkpoint: dict[str, Any], test: ImageSet, compute: Compute, folder: str | Path
 ) -> dict[str, Any]:
-    """Write `student.safetensors`, `student.onnx`, `student.pt2` and `card.json` to `folder`; returns the card.
+    """Write the network in each of `FORMATS`, and `card.json`, to `folder`; returns the card.
 
+    The files are `student.onnx` and so on, or `teacher.onnx`, or `network.onnx` where its role is unknown.
     `network` is in eval mode on the device of `compute`, and `checkpoint` what it was restored from.
     Each file is read back and has to predict as `network` does in float32, on up to 10,000 test images spread
     evenly over the set: the same top-1, unless the two best logits are less than 1e-4 apart. All files appear at
@@ -99,7 +101,8 @@ def export(
         with atomic_folder(target) as new, _quiet():
             card = _card(network, checkpoint, test, compute, logits)
             program = _trace(deployable, test.image_size)
-            for name, (make, load, content) in FORMATS.items():
+            for ending, (make, load, content) in FORMATS.items():
+                name = f"{_role(checkpoint)}{ending}"
                 data = make(deployable.network, program, checkpoint)
                 (new / name).write_bytes(data)
                 check = compare(name, load(new / name, deployable, checkpoint), parts, logits[chosen])
@@ -213,7 +216,7 @@ def _load_safetensors(path: Path, deployable: Deployable, checkpoint: dict[str, 
 
     weights = load_file(path)
     if weights_sha256(weights) != checkpoint["sha256"]:
-        raise UserError(f"{SAFETENSORS} does not hold the weights of the checkpoint: it is not written")
+        raise UserError(f"{path.name} does not hold the weights of the checkpoint: it is not written")
     loaded = copy.deepcopy(deployable)
     loaded.network.load_state_dict(weights)
     return loaded
@@ -233,13 +236,18 @@ def _load_pt2(path: Path, _deployable: Deployable, _checkpoint: dict[str, Any]) 
     return torch.export.load(path).module()
 
 
-SAFETENSORS = "student.safetensors"
-# file -> (how its bytes are made, how it is read back, what is in it)
+# ending of the file -> (how its bytes are made, how it is read back, what is in it)
 FORMATS = {
-    SAFETENSORS: (_safetensors, _load_safetensors, "state_dict of the network alone, for normalised images"),
-    "student.onnx": (_onnx, _load_onnx, "ONNX graph with the normalisation, for raw pixels"),
-    "student.pt2": (_pt2, _load_pt2, "torch.export program with the normalisation, for raw pixels"),
+    ".safetensors": (_safetensors, _load_safetensors, "state_dict of the network alone, for normalised images"),
+    ".onnx": (_onnx, _load_onnx, "ONNX graph with the normalisation, for raw pixels"),
+    ".pt2": (_pt2, _load_pt2, "torch.export program with the normalisation, for raw pixels"),
 }
+
+
+def _role(checkpoint: dict[str, Any]) -> str:
+    """ "student" also of one with KD; "network" of a file of another program, which does not tell."""
+    role = Identity.from_record(checkpoint["config"]).get("role")
+    return {"teacher": "teacher", "student": "student", "kd": "student"}.get(role, "network")
 
 
 def _card(
@@ -252,7 +260,7 @@ def _card(
         "parameters": count_parameters(network),
         "classes": checkpoint["class_names"],
         "input": {"name": "images", "dtype": "uint8", "shape": ["batch", size, size, 3]}
-        | {"layout": "NHWC, RGB", "range": [0, 255]},
+        | {"layout": "NHWC, RGB", "range": [0, 255], "made_from_a_file": STEPS},
         "normalisation": {"formula": "(pixel - mean) / std", "mean": checkpoint["mean"], "std": checkpoint["std"]},
         "output": {"name": "logits", "dtype": "float32", "shape": ["batch", logits.shape[1]]},
         "test": {

@@ -1,6 +1,7 @@
 """Numbers and tables as text, the same in the Markdown tables and on the HTML page."""
 
 import statistics
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -57,6 +58,21 @@ def markdown_table(rows: Sequence[Mapping[str, str]]) -> str:
     """A table in Markdown of `rows` with the same titles; the first column holds names, the others numbers."""
     head, *body = (f"| {' | '.join(cells)} |" for cells in (rows[0], *(row.values() for row in rows)))
     return "\n".join([head, "|:--|" + "--:|" * (len(rows[0]) - 1), *body])
+
+
+def align(rows: Sequence[Mapping[str, str]]) -> str:
+    """A table of `rows` for a terminal: columns as wide as what is in them, long titles in two lines."""
+    columns = []
+    for title in rows[0]:
+        cells = [row[title] for row in rows]
+        width = max(len(title) // 2 + 1, *map(len, (*title.split(), *cells)))
+        columns.append((textwrap.wrap(title, width), cells, ">" if columns else "<", width))
+    height = max(len(titles) for titles, *_ in columns)
+    texts = [
+        [f"{cell:{side}{width}}" for cell in (*[""] * (height - len(titles)), *titles, *cells)]
+        for titles, cells, side, width in columns
+    ]
+    return "\n".join("  ".join(row).rstrip() for row in zip(*texts, strict=True))
 
 
 def spread(values: Sequence[float | None], digits: int = 2) -> str:

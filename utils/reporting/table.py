@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.reporting.curves import Curves, plot_comparison
-from utils.reporting.format import GAIN, duplicates_text, leave_out_top5, markdown_table, row_cells
+from utils.reporting.format import GAIN, align, duplicates_text, leave_out_top5, markdown_table, row_cells
 from utils.reporting.statistics import Gain, paired_gain, summarise_gain
 from utils.runtime.errors import UserError
 from utils.runtime.files import write_text
@@ -65,14 +65,23 @@ def write_report(dataset_dir: Path) -> Path:
 
 def table(rows: list[Row]) -> str:
     """The table in Markdown; accuracies are percent on the test images after the last epoch."""
+    return markdown_table([cells | {"top-1 (%)": f"**{cells['top-1 (%)']}**"} for cells in _cells(rows)])
+
+
+def terminal_table(rows: list[Row]) -> list[str]:
+    """The lines of the same table and of each gain for a terminal."""
+    return ["", *align(_cells(rows)).splitlines(), "", *summarise_gains(rows)]
+
+
+def _cells(rows: list[Row]) -> list[dict[str, str]]:
+    """The texts of the table by column, row by row."""
     several = any(len(row.tests) > 1 for row in rows)
     lines = []
     for row in rows:
         seeds = f" ({len(row.tests)} seed{'s' * (len(row.tests) > 1)})" if several else ""
         cells = row_cells(list(row.tests.values()), row.seconds(), paired(row, rows))
-        cells["top-1 (%)"] = f"**{cells['top-1 (%)']}**"
         lines.append({"model": row.title + seeds} | {title: cells[title] for title in COLUMNS})
-    return markdown_table(leave_out_top5(lines))
+    return leave_out_top5(lines)
 
 
 def read_rows(dataset_dir: Path, hint: str = "python train.py --all") -> list[Row]:
