@@ -13,8 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from utils.evaluation.metrics import count_parameters
 from utils.runtime.device import Compute
-from utils.runtime.system import load_average
 from utils.runtime.program import describe
+from utils.runtime.system import load_average
 
 BATCHES = {"cpu": (1, 4, 16, 64, 256), "cuda": (1, 4, 16, 64, 256, 1024, 4096)}
 LATENCY_SECONDS = 1.0  # of repeats at batch 1
