@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from utils.runtime.arguments import Parser, add_boolean, bounded, known, matching, nearest, pair
+from utils.runtime.arguments import Parser, add_boolean, bounded, known, matching, nearest, pair, per_channel
 
 OBJECTIVE = "L = (1 - alpha) * CE(student, label) + alpha * T^2 * KL(teacher/T || student/T)"
 ALSO = "also accepted: --data, --temperature, --output-dir, --gpu [N] (--device cuda:N), --workers N"
@@ -38,9 +38,11 @@ examples:
   python test.py --tto True                  the teacher
   python test.py                             the student alone
   python test.py --kd True --temp 5          the student with KD
-  python test.py --all                       every finished run, then the page report.html
+  python test.py --all                       every finished run, then the page report.html and the table
   python test.py --kd True --export my_student             files for other programs
+  python test.py --kd True --predict photos a.jpg          class and confidence of one's own images
   python test.py --checkpoint results/cifar10/student-cnn/seed0/best.pt
+  python test.py --checkpoint weights.pth --teacher vgg19_bn       of another program
 
 {ALSO}
 """,
@@ -144,7 +146,10 @@ class Config(Recipe):
     val_size: int | None
     teacher: str
     student: str
-    teacher_checkpoint: str | None
+    teacher_checkpoint: tuple[str, ...]  # (): what --tto trained
+    teacher_mix: str
+    teacher_mean: tuple[float, ...] | None  # R, G, B on the scale 0 to 1; None: what the file says, or the data's
+    teacher_std: tuple[float, ...] | None
     methods: tuple[str, ...]  # specs such as "dkd:beta=2"
     temps: tuple[float, ...]  # in place of the methods' own; () leaves these
     alphas: tuple[float, ...]  # likewise
@@ -170,6 +175,8 @@ class Config(Recipe):
     debug: bool
     checkpoint: str | None
     export: str | None
+    predict: tuple[str, ...]
+    csv: str | None
     explicit: tuple[str, ...]  # the names of the flags that were explicit
     command_line: str  # all of it
 
@@ -201,6 +208,10 @@ class Config(Recipe):
         name = f"{self.method.folder if self.role == 'kd' else self.role}-{self.network}"
         if self.role == "kd" and (slug := self.method.slug(*("temperature", "alpha") * self.swept)):
             name += f"-{slug}"
+        if self.role == "kd" and len(self.teacher_checkpoint) > 1:
+            name += f"-{len(self.teacher_checkpoint)}teachers" + f"-{self.teacher_mix}" * (
+                self.teacher_mix != "mean"
+            )
         return (self.sweep_dir if self.swept else self.dataset_dir) / name / f"seed{self.seed}"
 
     def finished(self, path: Path) -> Path:
@@ -212,8 +223,25 @@ class Config(Recipe):
 
     @property
     def teacher_path(self) -> Path:
-        """The checkpoint that the student is distilled from."""
-        return Path(self.teacher_checkpoint or self.finished(self.as_role("teacher").run_dir / "last.pt"))
+        """The checkpoint that the student is distilled from; of several teachers, the first."""
+        return self.teacher_paths[0]
+
+    @property
+    def teacher_paths(self) -> tuple[Path, ...]:
+        """The checkpoints of all teachers."""
+        own = self.finished(self.as_role("teacher").run_dir / "last.pt")
+        return tuple(map(Path, self.teacher_checkpoint)) or (own,)
+
+    @property
+    def teacher_normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+        """The explicit mean and std of a network of another program, on the scale 0 to 1."""
+        return (self.teacher_mean, self.teacher_std) if self.teacher_mean is not None else None
+
+    @property
+    def named_network(self) -> str | None:
+        """The one network that --teacher or --student names: with --checkpoint, the one in the file."""
+        named = {getattr(self, name) for name in ("teacher", "student") if name in self.explicit}
+        return named.pop() if len(named) == 1 else None
 
     def as_role(self, role: str) -> "Config":
         """The same experiment in another role, with that role's recipe under the flags that were explicit."""
@@ -340,7 +368,8 @@ def build_parser(
         add_boolean(group, "--sweep", "the student with KD for each --method, --temp and --alpha, ranked by "
                     "validation; the test images are not read")
     else:
-        group.add_argument("--checkpoint", type=path, metavar="FILE", help="the network in this file")
+        group.add_argument("--checkpoint", type=path, metavar="FILE",
+                           help="the network in this file; of another program, with --teacher or --student")
     group.add_argument("--teacher", type=known(models), metavar="NAME",
                        help=f"one of the networks below {default_of('teacher')}")
     group.add_argument("--student", type=known(models), metavar="NAME", help=f"likewise {default_of('student')}")
@@ -375,8 +404,18 @@ def build_parser(
                        help="weight of the distillation term; --sweep takes several (default: the method's own, "
                        "0.9 of kd; --sweep: 0.5 0.9 1)")
     if train:
-        group.add_argument("--teacher-checkpoint", type=path, metavar="FILE",
+        group.add_argument("--teacher-checkpoint", type=path, metavar="FILE", nargs="+", default=(),
                            help="the teacher (default: what --tto trained with the same --seed)")
+    of = "--teacher-checkpoint" if train else "--checkpoint"
+    group.add_argument("--teacher-mean", type=per_channel(bounded(float, 0, 1)), metavar="R,G,B",
+                       help=f"of the pixels, 0 to 1, that a {of} of another program was trained with "
+                       "(default: what it says, else that of the images)")
+    group.add_argument("--teacher-std", type=per_channel(bounded(float, 0, 1, above=True)), metavar="R,G,B",
+                       help="likewise, the standard deviation")
+    if train:
+        group.add_argument("--teacher-mix", choices=("mean", "confidence"), default="mean",
+                           help="how the probabilities of several --teacher-checkpoint are averaged; confidence: "
+                           "with more weight where a teacher is sure (default: %(default)s)")
         group.add_argument("--views", type=size, metavar="V",
                            help="augmentations of each image that a student sees in turn; 0: a new one in each "
                            "epoch, and no cache (default: as many as epochs on CUDA, 8 on a CPU)")
@@ -443,6 +482,12 @@ def build_parser(
         add_boolean(group, "--resume", "go on from the last finished epoch")
         add_boolean(group, "--overwrite", "start again, and lose what the run's folder holds")
     else:
+        group.add_argument("--predict", type=path, metavar="PATH", nargs="+",
+                           help="print class and confidence of these image files and of those in these folders, "
+                           "instead of measuring")
+        group.add_argument("--csv", type=matching(r"[^\0]+\.csv", "a path that ends in .csv"), metavar="FILE",
+                           help="table of --predict, with a plot of the least certain images beside it (default: "
+                           "predictions.csv in the folder of the run; with --checkpoint, in the current one)")
         group.add_argument("--export", type=path, metavar="DIR",
                            help="write the network for other programs: safetensors, ONNX, torch.export")
     add_boolean(group, "--debug", "show the traceback of an error")
@@ -490,8 +535,10 @@ def parse(
         "student": args.pair[1] if args.pair else args.student or defaults_for(args.dataset).student,
         "methods": tuple(dict.fromkeys(args.method)),
         "method": None,
+        "predict": tuple(args.predict or ()),
         "temps": tuple(dict.fromkeys(args.temp or temps)),
         "alphas": tuple(dict.fromkeys(args.alpha or alphas)),
+        "teacher_checkpoint": tuple(args.teacher_checkpoint),
         "seed": seeds[0],
         "seeds": seeds,
         "explicit": explicit,
@@ -537,12 +584,21 @@ def check(parser: Parser, args: argparse.Namespace, explicit: Collection[str], t
         allowed = train and (args.sweep or (args.all and "--all" in where))
         if len(getattr(args, name) or ()) > 1 and not allowed:
             parser.error(f"several {flag_of(name)} values need train.py {where}")
+    if "teacher_mix" in explicit and len(args.teacher_checkpoint) < 2:
+        parser.error("--teacher-mix needs several --teacher-checkpoint")
+    if len({*args.teacher_checkpoint}) < len(args.teacher_checkpoint):
+        parser.error("--teacher-checkpoint names a file twice")
     for name in {"teacher", "student"} & {*explicit} if args.pair else ():
         if getattr(args, name):
             parser.error(f"--pair and --{name} exclude each other")
-    for name in ("export", "teacher", "student", "seed", "limit", "image_size"):
+    for name in ("export", "seed", "limit", "image_size"):
         if not train and args.all and name in explicit:
             parser.error(f"{flag_of(name)} and --all exclude each other: --all is every finished run as it is")
+    for name in ("all", "export", "limit"):
+        if args.predict and name in explicit:
+            parser.error(f"{flag_of(name)} and --predict exclude each other: --predict has its own images")
+    if args.csv and not args.predict:
+        parser.error("--csv needs --predict")
     seeds = args.seeds or ()
     if seeds and "seed" in explicit:
         parser.error("--seed and --seeds exclude each other")
@@ -552,6 +608,11 @@ def check(parser: Parser, args: argparse.Namespace, explicit: Collection[str], t
         parser.error("--seeds names a seed twice")
     if args.sweep and args.val_size == 0:
         parser.error("--sweep ranks by validation, and --val-size 0 leaves no images for it")
+    if (args.teacher_mean is None) != (args.teacher_std is None):
+        parser.error("--teacher-mean and --teacher-std belong together")
+    file = "teacher_checkpoint" if train else "checkpoint"
+    if args.teacher_mean and not getattr(args, file):
+        parser.error(f"--teacher-mean needs a {flag_of(file)} of another program")
     if args.all and args.teacher_checkpoint:
         parser.error("--teacher-checkpoint and --all exclude each other: --all trains a teacher")
     if args.tto and args.views is not None:

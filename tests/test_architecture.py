@@ -145,6 +145,35 @@ def _raises(node: ast.stmt) -> bool:
     return any(isinstance(inner, ast.Raise) for inner in ast.walk(node))
 
 
+# What Windows lacks, of the modules that most programs use.
+POSIX_MODULES = {"fcntl", "grp", "pwd", "resource", "termios", "tty", "pty", "posix", "syslog"}
+POSIX_NAMES = {
+    *("fork", "forkpty", "wait", "waitid", "killpg", "getpgid", "setsid", "getuid", "geteuid", "getgid", "nice"),
+    *("sysconf", "getloadavg", "sched_getaffinity", "statvfs", "chown", "fchown", "fchmod", "mkfifo", "pread"),
+    *("pwrite", "posix_fallocate", "uname", "O_NOFOLLOW", "O_DIRECTORY", "O_NONBLOCK", "O_CLOEXEC", "O_SYNC"),
+    *("SIGHUP", "SIGKILL", "SIGALRM", "SIGUSR1", "SIGUSR2", "SIGQUIT", "SIGPIPE", "SIGSTOP", "SIGCONT"),
+    *("SIGTSTP", "SIGXFSZ", "alarm", "pause", "setitimer", "sigwait", "pthread_kill", "pthread_sigmask"),
+    *("st_blocks", "st_blksize", "st_rdev", "st_flags"),
+}
+
+
+def test_what_windows_lacks_is_named_in_the_runtime_room_alone():
+    """There it is asked for with `getattr`, or behind a check of the platform."""
+    for path in FILES:
+        if path.parent == ROOT / "utils/runtime":
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = set()
+            if isinstance(node, ast.Import):
+                names = {alias.name for alias in node.names} & POSIX_MODULES
+            elif isinstance(node, ast.ImportFrom):
+                names = {node.module} & POSIX_MODULES | {alias.name for alias in node.names} & POSIX_NAMES
+            elif isinstance(node, ast.Attribute):
+                of_system = ast.unparse(node.value) in ("os", "signal") or node.attr.startswith("st_")
+                names = {node.attr} & POSIX_NAMES if of_system else set()
+            assert not names, f"{path} names {names}: utils/runtime decides what there is"
+
+
 def test_nothing_is_read_that_could_run_code():
     for path in FILES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

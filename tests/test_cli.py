@@ -49,6 +49,21 @@ def test_all_trains_every_row_and_writes_the_promised_files(table):
     assert all((results / "shapes" / plot).exists() for plot in plots)
 
 
+def test_several_runs_are_counted_and_end_with_the_table_and_the_gains_for_people(table):
+    results, output = table
+    counted = re.findall(r"^run .*", output, re.MULTILINE)
+    assert counted[:3] == ["run 1 of 4", "run 2 of 4", "run 3 of 4"]
+    assert re.fullmatch(r"run 4 of 4; about \d+ s to go for all of them", counted[3])
+    *_, distilled, empty, first, second, last = output.splitlines()
+    gain = re.search(r"KD at T = 20 .* ([-+]\d+\.\d\d)$", distilled)[1]
+    page = (results / "shapes" / "README.md").read_text(encoding="utf-8")
+    assert f"| {gain} |" in page
+    assert empty == ""
+    assert f"- {first}." in page
+    assert f"- {second}." in page
+    assert last == f"table and plots: {results}/shapes/README.md"
+
+
 def test_output_that_is_piped_has_a_line_per_epoch_and_no_bars(table):
     _, output = table
     assert len(re.findall(r"^epoch [12]/2 ", output, re.MULTILINE)) == 8
@@ -95,7 +110,7 @@ def test_test_py_repeats_the_metrics_of_the_training(table, command, role):
     assert before == json.loads((run / "test.json").read_text()) == {name: results_by_run[name] for name in before}
 
 
-def test_test_py_needs_nothing_but_the_checkpoint_and_leaves_the_run_alone(table, command, tmp_path):
+def test_test_py_needs_nothing_but_the_checkpoint_and_leaves_run_and_folder_alone(table, command, tmp_path):
     results, _ = table
     best = results / "shapes/student-cnn_tiny/seed0/best.pt"
     test_json = best.with_name("test.json")
@@ -105,8 +120,8 @@ def test_test_py_needs_nothing_but_the_checkpoint_and_leaves_the_run_alone(table
     done = command("test.py", "--checkpoint", lonely)
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["images"] == 300
-    metrics = json.loads(lonely.with_suffix(".test.json").read_text())
-    assert metrics == {name: result[name] for name in metrics}
+    assert f"not saved: {tmp_path} is no run directory" in done.stdout
+    assert [*tmp_path.iterdir()] == [lonely]
     done = command("test.py", "--checkpoint", best, "--limit", 100)
     assert json.loads(done.stdout.splitlines()[-1])["images"] == 100
     assert test_json.read_bytes() == before

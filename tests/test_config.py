@@ -19,12 +19,13 @@ METHODS = {  # the settings of each and their defaults
 }
 FLAGS = {
     "train.py": """help tto kd all sweep teacher student pair dataset data-dir image-size limit skip-bad-images
-        drop-duplicates val-size method list-methods temp alpha teacher-checkpoint views teacher-cache
-        teacher-cache-limit recipe epochs batch-size optimizer lr momentum weight-decay warmup schedule
-        label-smoothing ema cutout padding flip eval-every seed seeds device precision cuda-graph compile
-        results-dir tensorboard resume overwrite debug""",
+        drop-duplicates val-size method list-methods temp alpha teacher-checkpoint teacher-mean teacher-std
+        teacher-mix views teacher-cache teacher-cache-limit recipe epochs batch-size optimizer lr momentum
+        weight-decay warmup schedule label-smoothing ema cutout padding flip eval-every seed seeds device precision
+        cuda-graph compile results-dir tensorboard resume overwrite debug""",
     "test.py": """help tto kd all checkpoint teacher student pair dataset data-dir image-size limit skip-bad-images
-        val-size method temp alpha seed device precision results-dir export debug""",
+        val-size method temp alpha teacher-mean teacher-std seed device precision results-dir
+        predict csv export debug""",
 }
 BOOLEANS = "tto kd all sweep skip-bad-images drop-duplicates list-methods flip compile tensorboard".split()
 BOOLEANS += "resume overwrite debug".split()
@@ -216,10 +217,28 @@ def test_values_at_the_edge_of_their_range_are_taken():
     assert (parsed("--kd --alpha 1").alphas, parsed("--kd --temp 10000").temps) == ((1,), (10_000,))
 
 
+def test_the_normalisation_of_a_network_of_another_program_is_three_numbers_each():
+    flags = "--teacher-mean 0.4914,0.4822,0.4465 --teacher-std 0.2470,0.2435,0.2616"
+    expected = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
+    for line in ("--kd --teacher-checkpoint w.pt", "test.py --checkpoint w.pt"):
+        assert parsed(f"{line} {flags}").teacher_normalisation == expected
+        assert parsed(line).teacher_normalisation is None
+
+
+def test_a_file_holds_the_network_that_one_of_teacher_and_student_names():
+    line = "test.py --checkpoint w.pt"
+    assert parsed(line).named_network is None
+    assert parsed(f"{line} --teacher cnn").named_network == "cnn"
+    assert parsed(f"{line} --student cnn").named_network == "cnn"
+    assert parsed(f"{line} --teacher cnn --student cnn").named_network == "cnn"
+    assert parsed(f"{line} --teacher vgg11_bn --student cnn").named_network is None
+
+
 @pytest.mark.parametrize("flag", ["data-dir", "results-dir", "teacher-checkpoint", "teacher-cache"])
 def test_a_path_may_be_anything_but_empty(problem, flag):
     assert problem(f"--kd --{flag}=") == f"--{flag} '' is not a path"
-    assert getattr(parsed(f"--kd --{flag} 'a\n b'"), flag.replace("-", "_")) == "a\n b"
+    value = getattr(parsed(f"--kd --{flag} 'a\n b'"), flag.replace("-", "_"))
+    assert value == (("a\n b",) if flag == "teacher-checkpoint" else "a\n b")
 
 
 def test_an_unknown_name_is_answered_with_the_nearest_known_one_or_all_of_them(problem):
@@ -297,6 +316,12 @@ def test_a_flag_of_the_other_program_is_said_to_be_one(problem):
         --all --alpha 0.5 0.9 => several --alpha values need train.py --sweep
         --sweep --val-size 0 => --sweep ranks by validation, and --val-size 0 leaves no images for it
         --all --teacher-checkpoint t => --teacher-checkpoint and --all exclude each other: --all trains a teacher
+        --kd --teacher-mean .5,.5,.5 => --teacher-mean and --teacher-std belong together
+        --teacher-std 1,1,1 --teacher-mean 1,1,1 => --teacher-mean needs a --teacher-checkpoint of another program
+        test.py --teacher-std 1,1,1 --teacher-mean 1,1,1 => --teacher-mean needs a --checkpoint of another program
+        --kd --teacher-mean .5,.5 => --teacher-mean '.5,.5' is not three numbers with commas between: R,G,B
+        --kd --teacher-mean 125,123,114 => --teacher-mean '125' is not a number from 0 to 1
+        --kd --teacher-std .2,.2,0 => --teacher-std '0' is not a number above 0 and up to 1
         --tto --views 4 => --views is for students: a teacher sees every image anew in each epoch
         --optimizer adamw --momentum 0.9 => --momentum is of SGD, and --optimizer adamw has none
         --resume --overwrite => --resume and --overwrite exclude each other
@@ -309,6 +334,10 @@ def test_a_flag_of_the_other_program_is_said_to_be_one(problem):
         test.py --kd --checkpoint a.pt => --kd and --checkpoint exclude each other
         test.py --all --export x => --export and --all exclude each other: --all is every finished run as it is
         test.py --all --seed 1 => --seed and --all exclude each other: --all is every finished run as it is
+        test.py --predict a --all => --all and --predict exclude each other: --predict has its own images
+        test.py --predict a --limit 9 => --limit and --predict exclude each other: --predict has its own images
+        test.py --csv a.csv => --csv needs --predict
+        test.py --predict a --csv a.txt => --csv 'a.txt' is not a path that ends in .csv
         test.py --all --temp 5 => --temp needs --kd True
         test.py --all --method kd => --method needs --kd True
         test.py --kd --temp 5 20 => several --temp values need train.py --all or --sweep
@@ -322,6 +351,9 @@ def test_words_and_flags_that_do_not_fit_together_are_refused(problem, line, exp
 def test_flags_that_fit_together_are_taken():
     for line in ("--tto --kd=false", "--resume --no-overwrite", "--sweep --method kd dkd --alpha 0.5 1"):
         parsed(line)
+    config = parsed("test.py --all --teacher vgg11_bn --student cnn_tiny")
+    assert {"teacher", "student"} <= {*config.explicit}
+    assert "dataset" not in config.explicit
 
 
 def test_an_error_is_one_line_whatever_was_given(problem):
@@ -580,7 +612,7 @@ def test_help_shows_every_default():
         swept = " ".join(f"{value:g}" for value in getattr(parsed("--sweep"), f"{name}s"))
         assert f"{METHODS['kd'][setting]:g} of kd" in entries[name]
         assert f"--sweep: {swept})" in entries[name]
-    for name in ("limit", "val-size", "method", "teacher-checkpoint", "views", "padding", "flip"):
+    for name in ("limit", "val-size", "method", "teacher-checkpoint", "teacher-mean", "views", "padding", "flip"):
         assert "(default: " in entries[name]
 
 

@@ -13,6 +13,8 @@ import torch
 from utils.data.batches import Batches
 from utils.data.dataset import Dataset
 from utils.distillation.cache import cached
+from utils.distillation.check import TeacherCheck, check_teacher
+from utils.distillation.ensemble import Ensemble
 from utils.distillation.taps import TappedNetwork
 from utils.distillation.teacher import LiveTeacher, load_teacher
 from utils.evaluation.analysis import analyse, predict
@@ -47,15 +49,21 @@ class Run:
     compute: Compute
     batches: Batches
     method: Method
-    teacher: LiveTeacher | None
+    teacher: LiveTeacher | Ensemble | None
     identity: Identity
+    check: TeacherCheck | None = None  # of the teacher, before the training
 
     def record(self) -> dict[str, Any]:
         """What config.json and each checkpoint say of the run's settings."""
         paths = {"data_dir": self.config.data_dir}
-        paths |= {"teacher_path": str(self.config.teacher_path)} if self.teacher else {}
         data = {"data": self.dataset.counts(), "duplicates": self.dataset.duplicates}
-        return self.identity.to_record() | data | paths
+        record = self.identity.to_record() | data | paths
+        if self.teacher is not None:
+            teacher = {"sha256": self.teacher.sha256, "note": self.teacher.note} | self.check.record()
+            record |= {"teacher": teacher}
+            if isinstance(self.teacher, LiveTeacher):  # what test.py compares the student with
+                record |= {"teacher_path": str(self.teacher.path)}
+        return record
 
 
 def train_run(
@@ -75,12 +83,14 @@ def train_run(
     with run_dir.locked():
         run = _prepare(config, run_dir, dataset, compute, build_model)
         action = run_dir.prepare(run.identity, config.resume, config.overwrite, skip)
+        if action != "start":
+            run_dir.keep()
         if action == "skip":
             print(f"{run_dir.path}: finished already, nothing to do")
             return
         state = _build(run, build_model)
         if action == "resume":
-            _restore(run_dir.last, state, run.identity)
+            _restore(run_dir.last, state, run.identity, compute)
             run_dir.write_history(state.history)  # the checkpoint is right where the two differ
         _train(run, state, action, check_interrupt)
         _finish(run, state)
@@ -89,6 +99,11 @@ def train_run(
 def run_dir_of(config) -> RunDir:
     """Where the run of `config` is."""
     return RunDir(config.run_dir, VALIDATION) if config.swept else RunDir(config.run_dir)
+
+
+def kinds_of(config) -> tuple[Any, ...]:
+    """What a run may have in common with another that takes as long: all but its seed, or the roles alone."""
+    return config.run_dir.parent, (config.role, config.network, config.method and config.method.name)
 
 
 def identity_of(config) -> Identity:
@@ -123,11 +138,23 @@ def _prepare(config, run_dir: RunDir, dataset: Dataset, compute: Compute, build_
             what = f"--method {config.method.name} compares the images of a batch, and --batch-size is 1"
             raise UserError(what, "--batch-size 2 or more")
         if method.needs != "labels":
-            path = config.teacher_path
-            teacher = load_teacher(path, config.teacher, method.needs, dataset, compute, build_model)
-            values |= {"teacher": teacher.name, "teacher_sha256": teacher.sha256[:16]}
+            teacher = _load_teachers(config, method.needs, dataset, compute, build_model)
+            values |= {"teacher": teacher.name, "teacher_sha256": teacher.sha256[:16]} | teacher.settings
     identity = Identity(values, known.defaults, known.label, len(dataset.train))
     return Run(config, run_dir, dataset, compute, batches, method, teacher, identity)
+
+
+def _load_teachers(
+    config, needs: str, dataset: Dataset, compute: Compute, build_model: BuildModel
+) -> LiveTeacher | Ensemble:
+    paths, normalisation = config.teacher_paths, config.teacher_normalisation
+    if len(paths) > 1 and needs != "logits":
+        hint = "name one --teacher-checkpoint, or a --method that matches logits alone"
+        raise UserError("of several teachers, only the logits can be mixed", hint)
+    members = tuple(
+        load_teacher(path, config.teacher, needs, dataset, compute, build_model, normalisation) for path in paths
+    )
+    return members[0] if len(members) == 1 else Ensemble(members, members, config.teacher_mix)
 
 
 def _build(run: Run, build_model: BuildModel) -> TrainState:
@@ -139,7 +166,7 @@ def _build(run: Run, build_model: BuildModel) -> TrainState:
         images = next(run.batches.epoch(0)).images
         try:
             student = TappedNetwork(model, run.method.needs, images).example(images)
-            run.method.adapt(student, run.teacher.network.example(images))
+            run.method.adapt(student, run.teacher.example(images))
         except ValueError as error:
             raise UserError(f"--method {config.method.spec}: {error}", "python train.py --list-methods") from error
         run.method.to(run.compute.device)
@@ -154,7 +181,13 @@ def _train(run: Run, state: TrainState, action: str, check_interrupt: Callable[[
     config, dataset, compute = run.config, run.dataset, run.compute
     teacher, header = run.teacher, _header(run, state)
     if teacher is not None:
-        header["teacher"] = teacher.description
+        run.check = check_teacher(teacher, dataset, check_interrupt)
+        note = f" ({teacher.note})" if teacher.note else ""
+        header["teacher"] = f"{teacher.name}, {run.check}, {teacher.path}{note}"
+        if isinstance(teacher, Ensemble):
+            checks = [check_teacher(member, dataset, check_interrupt) for member in teacher.members]
+            alone = ", ".join(f"{m.name} {c.top1:.2f} %" for m, c in zip(teacher.members, checks, strict=True))
+            header["teacher"] = f"{len(checks)}, mixed by {teacher.mix}: {run.check}; alone: {alone}"
         teacher, header["outputs"] = _with_cache(run, check_interrupt)
     print_header(f"{config.run_dir.parent.name}, seed {config.seed}", header)
     if action == "start":
@@ -185,7 +218,14 @@ def _with_cache(run: Run, check_interrupt: Callable[[], None]):
     beside_the_runs = config.dataset_dir / "teacher-outputs"
     folder = beside_the_runs if config.teacher_cache == "auto" else Path(config.teacher_cache)
     data, limit = run.dataset.fingerprints["data"], config.teacher_cache_limit
-    return cached(run.teacher, run.batches, data, config.epochs, folder, limit, check_interrupt)
+
+    def stored(teacher: LiveTeacher):
+        return cached(teacher, run.batches, data, config.epochs, folder, limit, check_interrupt)
+
+    if isinstance(run.teacher, LiveTeacher):
+        return stored(run.teacher)
+    teachers, texts = zip(*map(stored, run.teacher.members), strict=True)
+    return replace(run.teacher, teachers=teachers), "; ".join(texts)
 
 
 def _finish(run: Run, state: TrainState) -> None:
@@ -200,9 +240,10 @@ def _finish(run: Run, state: TrainState) -> None:
     try:
         test = None if config.swept else metrics
         history = run.run_dir.read_history()
-        plot_run(config.run_dir.parent.name, history, run.run_dir.accuracy, run.run_dir.loss, test)
-    except OSError as error:
-        print(f"warning: no plots: {error}", file=sys.stderr)  # metrics are worth more than their plot
+        name, files = config.run_dir.parent.name, (run.run_dir.accuracy, run.run_dir.loss)
+        plot_run(name, run.identity["role"], history, *files, test)
+    except OSError as error:  # metrics are worth more than their plot
+        print(f"warning: no plots in {config.run_dir}: {error}", file=sys.stderr)
     write_json(run.run_dir.results, metrics)
     print(format_metrics(metrics, part), flush=True)
 
@@ -247,16 +288,19 @@ def _views_text(views: int, epochs: int) -> str:
     return "a new augmentation of each image in each epoch"
 
 
-def _restore(path: Path, state: TrainState, identity: Identity) -> None:
+def _restore(path: Path, state: TrainState, identity: Identity, compute: Compute) -> None:
     """Continue from the checkpoint of an earlier process. Raises DamagedFile if it is not of this run."""
     checkpoint = load_checkpoint(path)
     changed = identity.explain(Identity.from_record(checkpoint["config"]))
     if changed:
         raise DamagedFile(f"{path} is of another run: {', '.join(changed)}", "--overwrite starts the run again")
-    expected = {key: tensor.shape for key, tensor in state.result.state_dict().items()}
-    require_fit(path, checkpoint["model"], expected, f"the {identity['network']} of this run")
+    require_fit(path, checkpoint["model"], state.result.state_dict(), f"the {identity['network']} of this run")
     try:
         state.load_state_dict(checkpoint["model"], checkpoint)
-    except (UserError, KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+    except Exception as error:  # the content of the file decides which
         hint = "--overwrite starts the run again"
         raise DamagedFile(f"{path} cannot be resumed: {error!s:.200}", hint) from error
+    before, now = checkpoint.get("threads"), torch.get_num_threads()
+    if isinstance(before, int) and before != now and compute.device.type == "cpu":
+        what = f"the run began with {before} CPU thread{'s' * (before != 1)} and goes on with {now}"
+        print(f"note: {what}: its last bits will differ from those of an unbroken run", file=sys.stderr)

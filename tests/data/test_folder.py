@@ -16,6 +16,7 @@ from toys import CPU
 
 from utils.data.dataset import load_dataset
 from utils.data.sources import Parts, decode, folder, image_cache, load_images
+from utils.runtime import atomic
 from utils.runtime import files as storage
 from utils.runtime.errors import UserError
 
@@ -153,7 +154,7 @@ def test_of_very_many_unreadable_images_the_first_are_named_and_all_are_in_a_fil
     assert str(listing) in str(raised.value)
     header, *lines = listing.read_text().splitlines()
     assert header.startswith("#")
-    assert lines[0].split("\t")[1] == "cannot identify image file"
+    assert lines[0].split("\t")[1] == "is empty"
     assert [line.split("\t")[0] for line in lines] == [
         str(tree / "train" / "dog" / f"bad{index:02}.png") for index in range(23)
     ]
@@ -189,6 +190,18 @@ def test_with_skip_bad_images_a_run_goes_on_without_them_and_says_so(tree):
     assert note.startswith("left out 5 unreadable of 13 images: ")
     listing = (tree / "unreadable-images.txt").read_text()
     assert all(str(path) in listing for path in broken)
+
+
+def test_test_images_know_their_files_also_where_others_are_left_out(tree):
+    (tree / "test/cat/deep").mkdir()
+    Image.new("RGB", (40, 40), "orange").save(tree / "test/cat/deep/new.png")
+    first = sorted((tree / "test/cat").glob("*.png"))[0]
+    first.write_bytes(b"broken")
+    test = load(tree, skip_bad_images=True).test
+    paths = sorted(path for path in (tree / "test").rglob("*.png") if path != first)
+    assert test.files == tuple(path.relative_to(tree).as_posix() for path in paths)
+    assert test.class_names[test.labels[test.files.index("test/cat/deep/new.png")]] == "cat"
+    assert test.first(2).files == tuple(test.files[index] for index in (0, len(test) - 1))
 
 
 def test_with_skip_bad_images_a_class_that_is_lost_is_an_error(tree):
@@ -257,6 +270,31 @@ def test_a_part_that_is_missing_is_named_with_the_expected_layout(tree, part):
     shutil.rmtree(tree / part)
     with pytest.raises(UserError, match=f"no folder .*{part} .*train/<class>/<image>"):
         load(tree)
+
+
+def test_the_test_part_alone_needs_no_other_and_has_the_classes_of_its_folders_or_of_a_network(tree):
+    both = load(tree)
+    shutil.rmtree(tree / "train")
+    parts = load(tree, test_only=True)
+    assert (parts.train, parts.val) == (None, None)
+    assert parts.test.fingerprint() == both.test.fingerprint()
+    shutil.rmtree(tree / "test" / "cat")
+    test = load(tree, test_only=True, class_names=("dog", "bird", "cat")).test
+    assert test.class_names == ("dog", "bird", "cat")
+    assert set(test.labels.tolist()) == {0}
+    with pytest.raises(UserError, match="test has classes that the network lacks: dog"):
+        load(tree, test_only=True, class_names=("bird", "cat"))
+
+
+def test_without_the_test_part_a_hint_names_what_is_there(tree, tmp_path):
+    shutil.rmtree(tree / "train")
+    with pytest.raises(UserError, match=rf"images has test/ in it: --data-dir {tree}"):
+        load(tmp_path, test_only=True)
+    with pytest.raises(UserError, match=rf"one part of the data: --data-dir {tree}\)"):
+        load(tree / "test", test_only=True)
+    (tree / "test").rename(tree / "val")
+    with pytest.raises(UserError, match=r"no folder .*test .*there is val/: .*Rename val/ to test/"):
+        load(tree, test_only=True)
 
 
 def test_a_data_folder_that_is_missing_is_named_and_not_made(tmp_path):
@@ -579,7 +617,7 @@ def test_a_large_array_is_stated_before_anything_is_decoded(tree, decoded, monke
     assert out.startswith("note: 8 images of 64x64 pixels take ")
     assert "--image-size" in out
     decoded.clear()
-    monkeypatch.setattr(folder, "_physical_memory", lambda: 10_000)
+    monkeypatch.setattr(folder, "physical_memory", lambda: 10_000)
     with pytest.raises(UserError, match=r"8 images of 128x128 pixels .*--image-size"):
         load(tree, 128)
     assert decoded == []
@@ -876,10 +914,10 @@ def test_a_cache_that_would_run_code_runs_none_and_is_made_again(tree, capsys):
 def test_a_data_folder_that_cannot_be_written_works_with_a_warning(tree, monkeypatch, capsys, decoded, number):
     expected = load_fresh(tree)
 
-    def refuse(path, _mode):
+    def refuse(path):
         raise OSError(number, os.strerror(number), str(path))
 
-    monkeypatch.setattr(storage, "open", refuse, raising=False)
+    monkeypatch.setattr(atomic, "_new_file", refuse)
     for _ in range(2):
         decoded.clear()
         assert same(load(tree), expected)

@@ -29,13 +29,7 @@ class Dataset:
 
     def describe(self) -> dict[str, Any]:
         """What a checkpoint holds of the images that its network was trained on."""
-        return {
-            "num_classes": self.train.num_classes,
-            "class_names": list(self.train.class_names),
-            "image_size": self.train.image_size,
-            "mean": self.normalise.mean,
-            "std": self.normalise.std,
-        }
+        return describe_images(self.train, self.normalise)
 
     def counts(self) -> dict[str, int]:
         """Images in each part."""
@@ -57,18 +51,31 @@ class Dataset:
         return evaluation_batches(self.test, self.normalise)
 
 
+def describe_images(images: ImageSet, normalise: Normalise) -> dict[str, Any]:
+    """What a checkpoint holds of the images that its network is for."""
+    return {
+        "num_classes": images.num_classes,
+        "class_names": list(images.class_names),
+        "image_size": images.image_size,
+        "mean": normalise.mean,
+        "std": normalise.std,
+    }
+
+
 def evaluation_batches(image_set: ImageSet, normalise: Normalise) -> Batches:
     """Large batches of images in their order, the smaller the larger the images."""
     pixels = EVAL_BATCH[image_set.images.device.type] * 32**2
     return Batches(image_set, normalise, max(1, pixels // image_set.image_size**2))
 
 
-def load_parts(config) -> Parts:
-    """The parts that `dataset`, `data_dir`, `image_size`, `limit`, `skip_bad_images` of `config` name."""
+def load_parts(config, **more) -> Parts:
+    """The parts that `dataset`, `data_dir`, `image_size`, `limit`, `skip_bad_images` of `config` name.
+
+    `more` are other fields of `Request`.
+    """
     skip = getattr(config, "skip_bad_images", False)  # the settings of an earlier run may not have it
-    parts = load_images(
-        config.dataset, config.data_dir, config.image_size, limit=config.limit, skip_bad_images=skip
-    )
+    more |= {"limit": config.limit, "skip_bad_images": skip}
+    parts = load_images(config.dataset, config.data_dir, config.image_size, **more)
     if config.limit is None:
         return parts
     first = {name: getattr(parts, name) for name in ("train", "test", "val")}

@@ -1,12 +1,14 @@
 """Numbers and tables as text, the same in the Markdown tables and on the HTML page."""
 
 import statistics
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from utils.reporting.statistics import Gain
 
 GAIN = "gain over the student alone"  # the title of its column
+TOP5 = "top-5 (%)"
 
 
 def row_cells(tests: Sequence[Mapping[str, float]], seconds: Sequence[float], gain: Gain | None) -> dict[str, str]:
@@ -19,12 +21,18 @@ def row_cells(tests: Sequence[Mapping[str, float]], seconds: Sequence[float], ga
         "seeds": f"{len(tests)}",
         "parameters": f"{tests[0]['parameters']:,}",
         "top-1 (%)": spread(values["top1"]),
-        "top-5 (%)": spread(values["top5"]),
+        TOP5: spread(values["top5"]),
         "NLL (nats)": spread(values["loss"], digits=3),
         "epochs": f"{tests[0]['epoch']}",
         "seconds": duration(statistics.mean(seconds)),
         GAIN: format_gain(gain),
     }
+
+
+def leave_out_top5(rows: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+    """The cells of a table without those of top-5 where all of them are 100 %, as of up to five classes."""
+    dull = all(row[TOP5].startswith("100.00") for row in rows)
+    return [{title: text for title, text in row.items() if not (dull and title == TOP5)} for row in rows]
 
 
 def duplicates_text(duplicates: Any, counts: Mapping[str, int]) -> str:
@@ -50,6 +58,21 @@ def markdown_table(rows: Sequence[Mapping[str, str]]) -> str:
     """A table in Markdown of `rows` with the same titles; the first column holds names, the others numbers."""
     head, *body = (f"| {' | '.join(cells)} |" for cells in (rows[0], *(row.values() for row in rows)))
     return "\n".join([head, "|:--|" + "--:|" * (len(rows[0]) - 1), *body])
+
+
+def align(rows: Sequence[Mapping[str, str]]) -> str:
+    """A table of `rows` for a terminal: columns as wide as what is in them, long titles in two lines."""
+    columns = []
+    for title in rows[0]:
+        cells = [row[title] for row in rows]
+        width = max(len(title) // 2 + 1, *map(len, (*title.split(), *cells)))
+        columns.append((textwrap.wrap(title, width), cells, ">" if columns else "<", width))
+    height = max(len(titles) for titles, *_ in columns)
+    texts = [
+        [f"{cell:{side}{width}}" for cell in (*[""] * (height - len(titles)), *titles, *cells)]
+        for titles, cells, side, width in columns
+    ]
+    return "\n".join("  ".join(row).rstrip() for row in zip(*texts, strict=True))
 
 
 def spread(values: Sequence[float | None], digits: int = 2) -> str:

@@ -64,15 +64,16 @@ def _part(folder: Path, identity: Identity, config: dict[str, Any]) -> list[str]
         try:
             plot_heat_map(f"{network}: validation top-1 (%)", means, plot)
         except OSError as error:
-            print(f"warning: no heat map: {error}", file=sys.stderr)
+            print(f"warning: no {plot}: {error}", file=sys.stderr)
         part.append(f"![Heat map of validation accuracy]({plot.name})")
+    over_seeds = ", ± standard deviation over seeds" if any(len(each) > 1 for each in accuracies.values()) else ""
     flag = "--kd True" if method == "kd" else f"--kd True --method {method}"
     return [
         *part,
         markdown_table(rows),
-        f"Accuracy after the last epoch, ± standard deviation over seeds, on {data['val']:,} images held out from "
-        f"training, which had {data['train']:,}. The test images were not used. The best of many is a little "
-        "better than it will be elsewhere.",
+        f"Accuracy after the last epoch{over_seeds}, on {data['val']:,} images held out from training, which had "
+        f"{data['train']:,}. The test images were not used. The best of many is a little better than it "
+        "will be elsewhere.",
         f"Best: `{flag} {best}`. Measured on {config['device']}.",
         "\n".join(f"    {command}" for command in commands),
     ]

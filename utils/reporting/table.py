@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from utils.reporting.curves import plot_comparison
-from utils.reporting.format import GAIN, duplicates_text, markdown_table, row_cells
+from utils.reporting.curves import Curves, plot_comparison
+from utils.reporting.format import GAIN, align, duplicates_text, leave_out_top5, markdown_table, row_cells
 from utils.reporting.statistics import Gain, paired_gain, summarise_gain
 from utils.runtime.errors import UserError
 from utils.runtime.files import write_text
@@ -52,12 +52,12 @@ def write_report(dataset_dir: Path) -> Path:
     """Write the page of all finished runs under `dataset_dir`; returns its path."""
     rows = read_rows(dataset_dir)
     comparison = dataset_dir / "comparison.png"
-    titled = {row.title: list(row.histories.values()) for row in rows}
+    curves = [Curves(row.title, row.identity["role"], list(row.histories.values())) for row in rows]
     try:
-        compared = plot_comparison(f"{dataset_dir.name}: validation accuracy", titled, comparison)
+        compared = plot_comparison(f"{dataset_dir.name}: validation accuracy", curves, comparison)
     except OSError as error:
         compared = False
-        print(f"warning: no plot of all runs: {error}", file=sys.stderr)
+        print(f"warning: no {comparison}: {error}", file=sys.stderr)
     page = dataset_dir / "README.md"
     write_text(page, "\n\n".join(_page(dataset_dir.name, rows, compared)) + "\n")
     return page
@@ -65,14 +65,23 @@ def write_report(dataset_dir: Path) -> Path:
 
 def table(rows: list[Row]) -> str:
     """The table in Markdown; accuracies are percent on the test images after the last epoch."""
+    return markdown_table([cells | {"top-1 (%)": f"**{cells['top-1 (%)']}**"} for cells in _cells(rows)])
+
+
+def terminal_table(rows: list[Row]) -> list[str]:
+    """The lines of the same table and of each gain for a terminal."""
+    return ["", *align(_cells(rows)).splitlines(), "", *summarise_gains(rows)]
+
+
+def _cells(rows: list[Row]) -> list[dict[str, str]]:
+    """The texts of the table by column, row by row."""
     several = any(len(row.tests) > 1 for row in rows)
     lines = []
     for row in rows:
         seeds = f" ({len(row.tests)} seed{'s' * (len(row.tests) > 1)})" if several else ""
         cells = row_cells(list(row.tests.values()), row.seconds(), paired(row, rows))
-        cells["top-1 (%)"] = f"**{cells['top-1 (%)']}**"
         lines.append({"model": row.title + seeds} | {title: cells[title] for title in COLUMNS})
-    return markdown_table(lines)
+    return leave_out_top5(lines)
 
 
 def read_rows(dataset_dir: Path, hint: str = "python train.py --all") -> list[Row]:

@@ -23,13 +23,20 @@ class Parser(argparse.ArgumentParser):
         )
         self.exit(2, f"error: {printable(message)}\nhint: {self.prog} --help\n")
 
+    def _print_message(self, message: str, file: Any = None) -> None:
+        for line in message.splitlines(
+            keepends=True
+        ):  # a text of several lines is escaped (utils.runtime.console)
+            super()._print_message(line, file)
+
 
 def bounded(
     kind: type, low: float, high: float | None = None, above: bool = False, below: bool = False
 ) -> Callable:
     """An argparse type: an int or finite float from `low` to `high`, or `above` the one and `below` the other."""
     span = f"{'above' if above else 'of at least'} {low:g}"
-    span = span if high is None else f"from {low:g} to {'below ' * below}{high:g}"
+    if high is not None:
+        span = f"{f'above {low:g} and up' if above else f'from {low:g}'} to {'below ' * below}{high:g}"
     top = high if high is not None else 2**63 if kind is int else math.inf  # 2**63: what a tensor holds
 
     def convert(text: str) -> float:
@@ -42,6 +49,17 @@ def bounded(
         raise argparse.ArgumentTypeError(f"{text!r} is not a {'whole ' * (kind is int)}number {span}")
 
     return convert
+
+
+def per_channel(convert: Callable[[str], float]) -> Callable[[str], tuple[float, ...]]:
+    """An argparse type: three numbers R,G,B, each of which `convert` takes."""
+
+    def convert_all(text: str) -> tuple[float, ...]:
+        if text.count(",") != 2:
+            raise argparse.ArgumentTypeError(f"{text!r} is not three numbers with commas between: R,G,B")
+        return tuple(map(convert, text.split(",")))
+
+    return convert_all
 
 
 def boolean(text: str) -> bool:

@@ -3,16 +3,19 @@
 import csv
 import io
 import json
-import re
+import os
 from collections.abc import Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from utils.runtime.errors import UserError
-from utils.runtime.files import SUFFIX, try_lock, write_text
+from utils.runtime.atomic import fsync, remove_abandoned, try_lock
+from utils.runtime.errors import DamagedFile, UserError, reading
+from utils.runtime.files import write_text
 from utils.runtime.identity import Identity
+from utils.runtime.regular_file import read_regular
+from utils.runtime.schema import LARGEST, NUMBER, fits
 
 FILES = ("config.json", "history.csv", "last.pt", "best.pt", "accuracy.png", "loss.png")
 ANALYSIS = "analysis.json"
@@ -22,8 +25,6 @@ PLOTS = ("reliability.png", "confusion.png", "mistakes.png")
 AGAIN = "--overwrite makes that run again"
 ROLES = ("teacher", "student", "kd")
 PARTS = ("train", "val", "test")
-NUMBER = (int, float)
-NAME = re.compile(r"\w[\w:+.-]*")  # of a network or a method
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,16 @@ class EpochRecord:
 
 
 COLUMNS = tuple(field.name for field in fields(EpochRecord))
+RECORD = {"epoch": int, **{name: (*NUMBER, type(None)) if "val_" in name else NUMBER for name in COLUMNS[1:]}}
 
 
 class RunDir:
-    """`results/<dataset>/<run>/seed<k>/`. The final metrics are in `results`: test.json, but for a sweep."""
+    """`results/<dataset>/<run>/seed<k>/`. The final metrics are in `results`: test.json, but for a sweep.
+
+    Two files are there only while a run is replaced. `overwrite` has the settings of the run that is to come, for
+    `--resume` to finish what `--overwrite` began. `replaced` says that what is beside it is no run any more: it is
+    the config.json of the old run, and to rename it is the one step that decides.
+    """
 
     def __init__(self, path: Path, results: str = RESULTS):
         self.path = path
@@ -53,13 +60,16 @@ class RunDir:
         self.results, self.analysis, self.tensorboard = (
             path / name for name in (results, ANALYSIS, "tensorboard")
         )
+        self.lock, self.overwrite, self.replaced = (
+            path / name for name in (".lock", ".overwrite.json", ".replaced.json")
+        )
 
     def prepare(self, identity: Identity, resume: bool, overwrite: bool, skip_finished: bool) -> str:
         """Decide what to do with the run of these settings: "start", "resume" or "skip"; writes nothing.
 
         Raises UserError where going on would lose what is there.
         """
-        if overwrite or not any((self.path / name).exists() for name in (*FILES, self.results.name)):
+        if overwrite or not self._has_epochs() or (resume and self._is_to_be_replaced(identity)):
             return "start"
         changed = identity.explain(Identity.from_record(self.read_config()))
         if changed:
@@ -72,48 +82,100 @@ class RunDir:
                 f"{self.path} holds this run, finished", "python test.py measures it, --overwrite repeats it"
             )
         if resume:
-            if not self.last.exists() and self.history.exists():
+            if not self.last.exists():
                 raise UserError(f"{self.last} is missing, so the run cannot go on", "--overwrite starts it again")
-            return "resume" if self.last.exists() else "start"
+            return "resume"
         raise UserError(
             f"{self.path} holds this run, unfinished", "--resume goes on with it, --overwrite starts again"
         )
+
+    def _has_epochs(self) -> bool:
+        """Whether something would be lost here: a run after its first epoch, or files that no run wrote."""
+        if self.replaced.exists():
+            return False
+        if self.config.exists():
+            return any(path.exists() for path in (self.history, self.last, self.results))
+        return self._has_files()
+
+    def _has_files(self) -> bool:
+        return any((self.path / name).exists() for name in (*FILES, self.results.name))
+
+    def mark_overwrite(self, identity: Identity) -> None:
+        """Record that a run of these settings is to replace what is here, which stays until that run begins."""
+        if self._has_files():
+            write_json(self.overwrite, identity.to_record())
+
+    def _is_to_be_replaced(self, identity: Identity) -> bool:
+        """Whether an earlier command was to overwrite this run by one of these settings."""
+        try:
+            new = replace(Identity.from_record(read_json(self.overwrite, identity=dict)), partial=True)
+        except UserError:
+            return False
+        return not new.differing(identity) and not (identity.partial and identity.differing(new))
+
+    def keep(self) -> None:
+        """Let the run that is here stay, also where `mark_overwrite` was to have it replaced."""
+        self.overwrite.unlink(missing_ok=True)
+
+    def require_free(self) -> None:
+        """Raise UserError while another process trains this run."""
+        if os.path.lexists(self.lock):
+            with self._lock():
+                pass
 
     @contextmanager
     def locked(self):
         """Keep other processes out of this directory; the lock ends with the process, however that ends."""
         self.path.mkdir(parents=True, exist_ok=True)
+        with self._lock():
+            remove_abandoned(self.path)
+            yield
+
+    @contextmanager
+    def _lock(self):
         with ExitStack() as stack:
             try:
-                stack.enter_context(try_lock(self.path / ".lock"))
+                stack.enter_context(try_lock(self.lock))
             except BlockingIOError:
-                raise UserError(
-                    f"another run is writing to {self.path}", "wait for it, or use another --seed"
-                ) from None
-            for stale in self.path.glob(f".*{SUFFIX}"):
-                stale.unlink()
+                what = f"another process is training {self.path}"
+                raise UserError(what, "wait for it, or use another --seed") from None
             yield
 
     def clear(self) -> None:
-        """Remove the files of an earlier run."""
-        # Results first: what is left after a kill must not look like a finished run.
+        """Remove an earlier run. Whenever that is cut short, the run is whole but for results, or it is gone.
+
+        After results and plots, which --resume makes again, it is gone by one rename; what is left then is no run.
+        """
         measured = (self.results.name, self.analysis.name, *PLOTS)
-        of_checkpoints = (
+        of_checkpoints = (  # what test.py writes
             f"{stem}.{name}" for stem in ("last", "best") for name in measured
-        )  # what test.py writes
-        for name in (*measured, *of_checkpoints, *reversed(FILES)):
+        )
+        for name in (*measured, *of_checkpoints):
+            (self.path / name).unlink(missing_ok=True)
+        if self._has_files():
+            if self.config.exists():
+                os.replace(self.config, self.replaced)
+            else:
+                write_text(self.replaced, "")
+            fsync(self.path)
+        for name in FILES:
             (self.path / name).unlink(missing_ok=True)
         for analysis in self.path.parent.parent.glob(f"*/{self.path.name}/{self.analysis.name}"):
             if self._is_compared_in(analysis):
                 analysis.unlink()
-        for events in self.tensorboard.glob("events.out.tfevents.*"):
-            events.unlink()
+        if not self.tensorboard.is_symlink():
+            for events in self.tensorboard.glob("events.out.tfevents.*"):
+                events.unlink()
+        self.overwrite.unlink(missing_ok=True)
+        if self.replaced.exists():
+            fsync(self.path)  # all that is gone must be gone after a power cut, too
+            self.replaced.unlink()
 
     def _is_compared_in(self, analysis: Path) -> bool:
         """Whether the analysis of another run compares it with this one."""
         try:
             content = read_json(analysis)
-        except UserError:
+        except (UserError, OSError):
             return False
         others = (content.get(name) for name in ("teacher", "baseline"))
         return any(isinstance(other, dict) and other.get("run") == self.path.parent.name for other in others)
@@ -130,12 +192,13 @@ class RunDir:
 
     def read_config(self) -> dict[str, Any]:
         """What config.json records of this run. Raises UserError for a damaged file."""
-        config = read_json(self.config, identity=dict, data=dict, objective=str, device=str, command=str)
-        identity, counts = Identity.from_record(config), [config["data"].get(part) for part in PARTS]
-        names = [identity.get("network"), *([identity.get("method")] if identity.get("role") == "kd" else [])]
-        known = identity.get("role") in ROLES and all(isinstance(n, str) and NAME.fullmatch(n) for n in names)
-        if not (known and all(isinstance(count, int) for count in counts)):
-            raise UserError(f"{self.config} is damaged", AGAIN)
+        counts = dict.fromkeys(PARTS, int)
+        config = read_json(self.config, identity=dict, data=counts, objective=str, device=str, command=str)
+        with reading(self.config, AGAIN):
+            identity = Identity.from_record(config)
+            known = identity.get("role") in ROLES and "network" in identity.values
+            if not known or (identity["role"] == "kd" and "method" not in identity.values):
+                raise ValueError("it names no role, network or method")
         return config
 
     def read_results(self) -> dict[str, Any]:
@@ -143,33 +206,49 @@ class RunDir:
         return read_json(self.results, top1=NUMBER, top5=NUMBER, loss=NUMBER, parameters=int, epoch=int)
 
     def read_history(self) -> list[dict[str, float | None]]:
-        """The rows of history.csv, numbers or None. Raises UserError for a damaged file."""
-        with open(self.history, newline="", encoding="utf-8", errors="replace") as file:
-            rows = list(csv.DictReader(file))
-        try:
-            return [{name: _number(name, row[name]) for name in COLUMNS} for row in rows]
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(
-                f"{self.history} is damaged", f"remove {self.results}, then --resume repairs both"
-            ) from error
+        """The rows of history.csv, numbers or None, one at least. Raises UserError for a damaged file."""
+        with reading(self.history, f"remove {self.results}, then --resume repairs both"):
+            text = io.StringIO(read_regular(self.history).decode(errors="replace"), newline="")
+            rows = [{name: _number(name, row[name]) for name in COLUMNS} for row in csv.DictReader(text)]
+            if not rows:
+                raise ValueError("it has no epoch")
+            return rows
 
 
 def _number(column: str, text: str) -> float | None:
     """A cell of history.csv; only validation metrics may be absent."""
-    return None if not text and column.startswith("val_") else float(text)
+    return None if not text and column.startswith("val_") else _bounded(float(text))
 
 
-def read_json(path: Path, **required: type | tuple[type, ...]) -> dict[str, Any]:
-    """Read a JSON object that has the keys of `required`, of these types. Raises UserError for anything else."""
+def _bounded(value: float) -> float:
+    """`value`; raises ValueError for one that is not finite or beyond what is calculated with."""
+    if not abs(value) < LARGEST:
+        raise ValueError(f"{value:g} is no number that it may hold")
+    return value
+
+
+def read_json(path: Path, **required: Any) -> dict[str, Any]:
+    """Read a JSON object that has the keys of `required`, of these kinds (see `fits`), and only finite numbers.
+
+    Raises DamagedFile for anything else, OSError for what cannot be read.
+    """
     try:
-        content = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
+        data = read_regular(path)
     except FileNotFoundError:
         raise UserError(f"{path} is missing", AGAIN) from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is damaged ({error})", AGAIN) from error
+    with reading(path, AGAIN):
+        content = json.loads(
+            data.decode(errors="surrogateescape"),
+            parse_int=lambda text: _bounded(int(text)),
+            parse_float=lambda text: _bounded(float(text)),
+            parse_constant=lambda text: _bounded(float(text)),
+        )
+        json.dumps(content, ensure_ascii=False).encode(errors="surrogateescape")  # so that it can be written again
+        if not isinstance(content, dict):
+            raise ValueError("it is no object with keys")
     for key, kind in required.items():
-        if not isinstance(content, dict) or not isinstance(content.get(key), kind):
-            raise UserError(f"{path} is damaged (no {key!r} that it should have)", AGAIN)
+        if not fits(content.get(key), kind):
+            raise DamagedFile(f"{path} is damaged (no {key!r} that it should have)", AGAIN)
     return content
 
 

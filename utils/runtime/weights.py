@@ -11,8 +11,9 @@ from torch import Tensor
 
 from utils.runtime.errors import UserError, printable
 from utils.runtime.file_kind import SAFETENSORS, identify
-from utils.runtime.files import SAVE, DamagedFile, read_tensors
+from utils.runtime.files import SAVE, DamagedFile, dtype_name, read_tensors
 from utils.runtime.layer_matching import COUNTER, Layer, describe_misfit, layers_of, match_by_name, match_by_order
+from utils.runtime.regular_file import LARGEST_WEIGHTS, read_regular
 from utils.runtime.shortcuts import copying_weights, shortcuts_without_weights
 
 # What programs call the weights in a file that holds more; the first ones are taken first.
@@ -39,10 +40,9 @@ def read_content(path: Path) -> dict[str, Any]:
     except ImportError as error:
         what = f"{path} is a safetensors file, and the package that reads it is not installed"
         raise UserError(what, "pip install safetensors") from error
+    data = read_regular(path, LARGEST_WEIGHTS)
     try:
-        return dict(sorted(load(path.read_bytes()).items()))  # their order in the file is one of types
-    except OSError:
-        raise
+        return dict(sorted(load(data).items()))  # their order in the file is one of types
     except Exception as error:  # the package's own errors, and torch's for types that it does not know
         raise DamagedFile(f"{path} is a damaged safetensors file ({printable(error, 120)})") from error
 
@@ -122,7 +122,7 @@ def fit_weights(path: Path, weights: Mapping[str, Tensor], expected: Mapping[str
     if pairs is None:
         for name, tensor in weights.items():
             if tensor.ndim > 1:
-                _require_type(path, name, tensor, torch.float32)  # quantised weights have other names, too
+                require_type(path, name, tensor, torch.float32)  # quantised weights have other names, too
         text, hint = describe_misfit(own, theirs, what)
         raise DamagedFile(f"{path} {text}", hint)
     tensors, converted = {}, set()
@@ -133,13 +133,13 @@ def fit_weights(path: Path, weights: Mapping[str, Tensor], expected: Mapping[str
             tensors[name] = _counter(weights.get(source))
             continue
         dtype = value.dtype if isinstance(value, Tensor) else torch.float32
-        _require_type(path, source, weights[source], dtype)
+        require_type(path, source, weights[source], dtype)
         if weights[source].dtype != dtype:
-            converted.add(str(weights[source].dtype).removeprefix("torch."))
+            converted.add(dtype_name(weights[source]))
         tensors[name] = weights[source].to(dtype).contiguous()
     biases = _biases(own, pairs, weights)
     for mean, (name, bias) in biases.items():
-        _require_type(path, name, bias, torch.float32)
+        require_type(path, name, bias, torch.float32)
         tensors[mean] = (tensors[mean].double() - bias.double()).to(tensors[mean].dtype)
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
@@ -161,9 +161,10 @@ def _counter(tensor: Tensor | None) -> Tensor:
     return tensor.reshape(()) if is_count else torch.tensor(0)
 
 
-def _require_type(path: Path, name: str, tensor: Tensor, dtype: torch.dtype) -> None:
+def require_type(path: Path, name: str, tensor: Tensor, dtype: torch.dtype) -> None:
+    """Raise DamagedFile unless the tensor can stand for one of `dtype`: any usual float for a float."""
     if tensor.dtype not in (FLOATS if dtype.is_floating_point else (dtype,)):
-        what = f"{path} has weights of type {str(tensor.dtype).removeprefix('torch.')}, in {printable(name, 80)}"
+        what = f"{path} has weights of type {dtype_name(tensor)}, in {printable(name, 80)}"
         raise DamagedFile(what, "save them in float32, before any quantisation")
 
 

@@ -15,11 +15,13 @@ from tqdm import tqdm
 
 from utils.data.image_set import ImageSet
 from utils.data.sources import Parts, Request
-from utils.data.sources.decode import DECODER_ERRORS, decode_image, is_flattened, quiet_decoders
+from utils.data.sources.decode import DECODER_ERRORS, decode_image, is_flattened, quiet_decoders, reason_of
 from utils.data.sources.image_cache import Decoded, ImageCache, rows_by_key
 from utils.data.sources.scan import LAYOUT, Part, folders_in, listed, one_line, scan
 from utils.runtime.errors import UserError
 from utils.runtime.files import write_text
+from utils.runtime.regular_file import open_regular
+from utils.runtime.system import physical_memory
 
 IMBALANCE = 10  # times as many images in one class as in another, from which on it is said
 LARGE_ARRAY = 1e9  # bytes
@@ -39,12 +41,16 @@ class Problems:
 def load(request: Request) -> Parts:
     """Load the parts, each image resized to `image_size` pixels a side; classes are those of `train/`.
 
-    With `limit`, images are chosen before they are decoded. Unreadable images are an error that names a file with
-    all of them; with `skip_bad_images` they are left out.
+    With `test_only`, classes are those of the network, or else of `test/`. With `limit`, images are chosen before
+    they are decoded. Unreadable images are an error that names a file with all of them; with `skip_bad_images`
+    they are left out.
     """
-    listing, passed_over = scan(request.data_dir)
-    names = listing["train"].class_names
-    _check_classes(listing)
+    listing, passed_over = scan(request.data_dir, request.test_only)
+    if "train" in listing:
+        _check_train(listing["train"])
+    of = listing.get("train", listing["test"])
+    names = request.class_names or of.class_names
+    _check_classes(listing, names, "the network" if request.class_names else of.folder)
     number = {name: index for index, name in enumerate(names)}
     chosen = {name: _chosen(part, number, request.limit) for name, part in listing.items()}
     _check_size(sum(map(len, chosen.values())), request)
@@ -53,7 +59,11 @@ def load(request: Request) -> Parts:
     for name, part in listing.items():
         pixels, valid = _pixels(part, chosen[name], request.image_size, problems)
         labels = torch.tensor([number[part.files[index].class_name] for index in chosen[name]])
-        whole = ImageSet(pixels, labels, names)
+        files = None
+        if name == "test":  # whose mistakes are named
+            paths = (part.files[index].path for index in chosen[name])
+            files = tuple(path.relative_to(request.data_dir).as_posix() for path in paths)
+        whole = ImageSet(pixels, labels, names, files=files)
         parts[name] = whole if valid.all() else whole.select(torch.from_numpy(valid.nonzero()[0]))
     notes = [f"passed over in {request.data_dir}: {passed_over}"] if passed_over.counts else []
     if problems.unreadable:
@@ -64,11 +74,10 @@ def load(request: Request) -> Parts:
             f"{len(problems.flattened)} decoded to nearly one colour, although the file has more: {paths}"
         )
     notes += _notes_on_classes(parts, listing)
-    return Parts(**parts, notes=tuple(notes))
+    return Parts(**{"train": None} | parts, notes=tuple(notes))
 
 
-def _check_classes(listing: dict[str, Part]) -> None:
-    train = listing["train"]
+def _check_train(train: Part) -> None:
     if len(train.class_names) < 2:
         (name,) = train.class_names
         what = f"{train.folder} has only one class: {name} ({len(train.files)} images)"
@@ -79,10 +88,13 @@ def _check_classes(listing: dict[str, Part]) -> None:
             else LAYOUT
         )
         raise UserError(what, hint)
+
+
+def _check_classes(listing: dict[str, Part], names: tuple[str, ...], owner: object) -> None:
     for part in listing.values():
-        unknown = sorted(set(part.class_names) - set(train.class_names))
+        unknown = sorted(set(part.class_names) - set(names))
         if unknown:
-            raise UserError(f"{part.folder} has classes that {train.folder} lacks: {listed(unknown)}", LAYOUT)
+            raise UserError(f"{part.folder} has classes that {owner} lacks: {listed(unknown)}", LAYOUT)
 
 
 def _chosen(part: Part, number: dict[str, int], limit: int | None) -> list[int]:
@@ -101,7 +113,7 @@ def _check_size(count: int, request: Request) -> None:
     needed = count * size**2 * 3
     if needed < LARGE_ARRAY:
         return
-    memory = _physical_memory()
+    memory = physical_memory()
     what = (
         f"{count} images of {size}x{size} pixels take {needed / 1e9:.1f} GB of memory, and of disk for the cache"
     )
@@ -109,13 +121,6 @@ def _check_size(count: int, request: Request) -> None:
         hint = "a smaller --image-size takes less by its square; --limit takes fewer images"
         raise UserError(f"{what}; this machine has {memory / 1e9:.1f} GB of memory", hint)
     print(f"note: {what} (a smaller --image-size takes less by its square)", flush=True)
-
-
-def _physical_memory() -> int:
-    """Bytes, or 0 where the system does not tell."""
-    with suppress(AttributeError, ValueError, OSError):
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return 0
 
 
 def _pixels(part: Part, chosen: list[int], size: int, problems: Problems) -> tuple[Tensor, np.ndarray]:
@@ -173,8 +178,7 @@ def _decode(
             else:
                 images[index], flat[index] = cached.images[row], cached.flat[row]
         except DECODER_ERRORS as error:
-            reason = " ".join(str(error).replace(repr(str(paths[index])), "").split()).rstrip(": ")
-            return index, reason or type(error).__name__
+            return index, reason_of(error, paths[index])
         contents[index] = np.frombuffer(key, np.uint8)
         valid[index] = True
         return index, ""
@@ -219,7 +223,7 @@ def _write_list(unreadable: list[tuple[Path, str]], data_dir: Path) -> Path:
 def _is_own_list(path: Path) -> bool:
     if not path.is_file():  # a pipe would be waited for
         return False
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         return file.read(len(LIST_HEADER)) == LIST_HEADER.encode()
 
 
