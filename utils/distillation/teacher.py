@@ -1,7 +1,7 @@
 """The frozen teacher."""
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ class LiveTeacher:
     sha256: str  # of its weights
     description: str
     rescale: tuple[Tensor, Tensor] | None  # from the student's normalisation to its own, where they differ
+    run: dict[str, Any] = field(default_factory=dict)  # the record of the settings that trained it, where known
 
     def show(self, view: int) -> None:
         """Nothing to prepare: the network runs on the batch itself."""
@@ -71,8 +72,10 @@ def load_teacher(
     normalise = Normalise(checkpoint["mean"], checkpoint["std"])
     part, top1 = _accuracy(checkpoint, model, dataset, compute)
     description = f"{checkpoint['model_name']}, {part} top-1 {top1:.2f} %, {path}"
+    run = {}
     if "config" in checkpoint:
         identity = Identity.from_record(checkpoint["config"])
+        run = identity.to_record() if identity.is_plain() else {}
         if checkpoint["epoch"] < identity["epochs"]:
             description += f" (unfinished: epoch {checkpoint['epoch']} of {identity['epochs']})"
         if identity.get("data") != dataset.fingerprints["data"]:
@@ -89,7 +92,7 @@ def load_teacher(
         network = TappedNetwork(model, needs, images)
     except ValueError as error:
         raise UserError(f"the teacher {path}: {error}", "choose a --method that matches logits") from error
-    return LiveTeacher(network, compute, checkpoint["model_name"], sha256, description, rescale)
+    return LiveTeacher(network, compute, checkpoint["model_name"], sha256, description, rescale, run)
 
 
 def fold_batch_norm(model: nn.Module) -> nn.Module:

@@ -11,17 +11,26 @@ from typing import Any
 
 from utils.runtime.errors import UserError
 from utils.runtime.files import SUFFIX, try_lock, write_text
-from utils.runtime.identity import Identity
+from utils.runtime.identity import SETTING, SWEPT, Identity
+from utils.runtime.ranges import COUNT, PERCENT, POSITIVE, Range, optional, require_ranges
 
 FILES = ("config.json", "history.csv", "last.pt", "best.pt", "accuracy.png", "loss.png")
 ANALYSIS = "analysis.json"
 RESULTS = "test.json"  # written last: a run that has it is finished
-RESULT_KEYS = ("images", "top1", "top5", "loss", "ece", "parameters", "epoch", "model", "dataset")
+RESULT_RANGES = {
+    "images": optional(POSITIVE),  # what is optional, earlier runs did not record
+    **{"top1": PERCENT, "top5": PERCENT, "loss": Range(), "ece": optional(PERCENT)},
+    **{"parameters": COUNT, "epoch": POSITIVE},
+}
+WEIGHTS = "weights_sha256"  # of the network that the metrics were measured on
+RESULT_KEYS = (*RESULT_RANGES, "model", "dataset", WEIGHTS)
 PLOTS = ("reliability.png", "confusion.png", "mistakes.png")
 AGAIN = "--overwrite makes that run again"
 ROLES = ("teacher", "student", "kd")
 PARTS = ("train", "val", "test")
 NUMBER = (int, float)
+# What config.json may hold beside what it must: the name of the run's folder, and what is known of its teacher.
+OPTIONAL = {"defaults": dict, "label": str, "run": str, "teacher": dict, "teacher_run": dict}
 
 
 @dataclass(frozen=True)
@@ -40,6 +49,11 @@ class EpochRecord:
 
 
 COLUMNS = tuple(field.name for field in fields(EpochRecord))
+COLUMN_RANGES = {
+    **{"epoch": POSITIVE, "lr": Range(), "train_loss": Range(-1e18)},  # an objective may be below zero
+    **{"train_top1": PERCENT, "train_top5": PERCENT, "val_loss": optional(Range())},
+    **{"val_top1": optional(PERCENT), "val_top5": optional(PERCENT), "seconds": Range()},
+}
 
 
 class RunDir:
@@ -129,27 +143,72 @@ class RunDir:
     def read_config(self) -> dict[str, Any]:
         """What config.json records of this run. Raises UserError for a damaged file."""
         config = read_json(self.config, identity=dict, data=dict, objective=str, device=str, command=str)
-        identity, counts = Identity.from_record(config), [config["data"].get(part) for part in PARTS]
-        names = [identity.get("network"), *([identity.get("method")] if identity.get("role") == "kd" else [])]
-        known = identity.get("role") in ROLES and all(isinstance(n, str) and n.isidentifier() for n in names)
-        if not (known and all(isinstance(count, int) for count in counts)):
+        if not _is_whole(config):
             raise UserError(f"{self.config} is damaged", AGAIN)
+        identity, teacher = Identity.from_record(config), config.get("teacher", {})
+        require_ranges(self.config, teacher, dict.fromkeys(("val_top1", "train_top1"), optional(PERCENT)), AGAIN)
+        require_ranges(self.config, config["data"], dict.fromkeys(PARTS, COUNT), AGAIN)
+        varied = {SETTING + name: Range(-1e18) for name in SWEPT if name in identity.settings()}
+        require_ranges(self.config, identity.values, varied | {"seed": COUNT, "epochs": POSITIVE}, AGAIN)
         return config
 
+    def require_own(self, record: dict[str, Any], path: Path | None = None) -> None:
+        """Check that `record`, of config.json or the checkpoint at `path`, is of the run that this folder names.
+
+        Raises UserError for a copy, a renamed folder and a checkpoint of another run.
+        """
+        identity = Identity.from_record(record)
+        name, seed = self.path.parent.name, f"seed{identity.get('seed')}"
+        kind = identity.get("method" if identity.get("role") == "kd" else "role")
+        kind = f"{kind}-{identity.get('network')}"
+        # Runs of before it was recorded: of their name, all but the settings of the method is known.
+        recorded = record.get("run") or (name if name == kind or name.startswith(f"{kind}-") else kind)
+        if (recorded, seed) != (name, self.path.name):
+            hint = f"give the folder its name back, or move it out of {self.path.parent.parent}"
+            if path is not None:
+                hint = "put the checkpoint of this run back, or --overwrite makes the run again"
+            raise UserError(f"{path or self.path} is of the run {recorded}/{seed}", hint)
+
     def read_results(self) -> dict[str, Any]:
-        """The final metrics. Raises UserError for a damaged file."""
-        return read_json(self.results, top1=NUMBER, top5=NUMBER, loss=NUMBER, parameters=int, epoch=int)
+        """The final metrics. Raises UserError for a damaged file and for metrics that cannot be."""
+        results = read_json(self.results, top1=NUMBER, top5=NUMBER, loss=NUMBER, parameters=int, epoch=int)
+        require_ranges(self.results, results, RESULT_RANGES, AGAIN)
+        if not isinstance(results.get(WEIGHTS, ""), str):
+            raise UserError(f"{self.results} is damaged", AGAIN)
+        return results
 
     def read_history(self) -> list[dict[str, float | None]]:
-        """The rows of history.csv, numbers or None. Raises UserError for a damaged file."""
-        with open(self.history, newline="", encoding="utf-8", errors="replace") as file:
-            rows = list(csv.DictReader(file))
+        """The rows of history.csv, numbers or None. Raises UserError for a damaged file and for what cannot be."""
+        hint = f"remove {self.results}, then --resume repairs both"
         try:
-            return [{name: _number(name, row[name]) for name in COLUMNS} for row in rows]
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(
-                f"{self.history} is damaged", f"remove {self.results}, then --resume repairs both"
-            ) from error
+            with open(self.history, newline="", encoding="utf-8", errors="replace") as file:
+                rows = [{name: _number(name, row[name]) for name in COLUMNS} for row in csv.DictReader(file)]
+        except FileNotFoundError:
+            raise UserError(f"{self.history} is missing", hint) from None
+        except (KeyError, TypeError, ValueError, csv.Error) as error:
+            raise UserError(f"{self.history} is damaged", hint) from error
+        for row in rows:
+            require_ranges(self.history, row, COLUMN_RANGES, hint)
+        return rows
+
+
+def _is_whole(config: dict[str, Any]) -> bool:
+    """Whether all that config.json holds of the run and of its teacher is of the kind that it must be."""
+    if not all(isinstance(config.get(name, kind()), kind) for name, kind in OPTIONAL.items()):
+        return False
+    records = [config, *filter(None, [config.get("teacher_run")])]
+    parts = [record.get(name, {}) for record in records for name in ("identity", "defaults", "data")]
+    if not all(isinstance(part, dict) for part in parts):
+        return False
+    identity, *teachers = (Identity.from_record({"identity": {}} | record) for record in records)
+    names = [identity.get("network"), *([identity.get("method")] if identity.get("role") == "kd" else [])]
+    known = identity.get("role") in ROLES and all(isinstance(n, str) and n.isidentifier() for n in names)
+    texts = [
+        identity.get("teacher_sha256", ""),
+        *(config.get("teacher", {}).get(n, "") for n in ("sha256", "note")),
+    ]
+    plain = all(each.is_plain() for each in (identity, *teachers))
+    return known and plain and all(isinstance(text, str) for text in texts)
 
 
 def _number(column: str, text: str) -> float | None:

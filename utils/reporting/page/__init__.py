@@ -8,6 +8,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from utils.reporting.format import fixed
+from utils.reporting.notes import shared_counts
 from utils.reporting.page.charts import reliability
 from utils.reporting.page.content import cost_charts, lead, recipe, table_cells, teacher_cells, training_charts
 from utils.reporting.page.entry import read_entry
@@ -38,7 +39,7 @@ def write_page(dataset_dir: Path) -> Path:
     }
     text = environment.get_template("report.html.jinja").render(
         dataset=dataset_dir.name,
-        images=next(iter(rows[0].configs.values()))["data"]["test"],
+        images=shared_counts(rows).get("test"),
         lead=lead(rows),
         gains=summarise_gains(rows),
         entries=entries,

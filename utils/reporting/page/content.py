@@ -4,7 +4,7 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 
-from utils.reporting.format import GAIN, duration, row_cells, short, spread
+from utils.reporting.format import GAIN, TEACHER, duration, row_cells, short, spread
 from utils.reporting.page.charts import Chart, Point, curves, scatter, summarise
 from utils.reporting.page.entry import Entry
 from utils.reporting.table import Row, paired
@@ -13,7 +13,7 @@ from utils.runtime.run_dir import ROLES
 
 COLUMNS = (
     *("seeds", "top-1 (%)", GAIN, "parameters", "multiply-adds", "file size (bytes)", "latency (ms)"),
-    *("top-5 (%)", "NLL (nats)", "ECE (%)", "agrees with the teacher (%)"),
+    *("top-5 (%)", "NLL (nats)", "ECE (%)", "agrees with the teacher (%)", TEACHER),
 )
 SEEDS = "mean of the seeds, with the range from the lowest to the highest"
 CURVES = {  # column of history.csv: title, note, on a logarithmic scale
@@ -45,7 +45,7 @@ def _extent(values: Sequence[float], form: Callable[[float], str]) -> str:
 def table_cells(entry: Entry, rows: Sequence[Row]) -> dict[str, str]:
     """The cells of the table of all runs, by the titles of their columns."""
     row = entry.row
-    cells = row_cells(list(row.tests.values()), row.seconds(), paired(row, rows))
+    cells = row_cells(list(row.tests.values()), row.seconds(), paired(row, rows), row.teacher_text)
     cells |= {
         "multiply-adds": _mean(entry.values("multiply_adds"), short),
         "file size (bytes)": _mean(entry.values("file_bytes"), short),
