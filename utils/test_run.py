@@ -192,10 +192,13 @@ class Evaluator:
 def require_own(network: Network, run: RunDir) -> None:
     """Raise UserError unless the network is that of which config.json and test.json of `run` tell."""
     path, record = network.path, network.checkpoint["config"]
+    config = run.read_config() if run.config.exists() else None
+    if config is not None:
+        run.require_own(config)
     run.require_own(record, path)
     hint = f"put the checkpoint of this run back; python test.py --checkpoint {path} measures it as it is"
-    if run.config.exists():
-        changed = Identity.from_record(run.read_config()).explain(Identity.from_record(record))
+    if config is not None:
+        changed = Identity.from_record(config).explain(Identity.from_record(record))
         if changed:
             raise UserError(f"{path} is of another run than {run.config}: {', '.join(changed)}", hint)
     weights = None

@@ -36,9 +36,9 @@ def _image_notes(row: Row, rows: Sequence[Row]) -> list[str]:
         others = {other.images[part] for other in rows} - {images}
         if others:
             same_count = any(other.count == images.count for other in others)
-            digits = f" {images.fingerprint[:DIGITS]}" if same_count and images.fingerprint else ""
-            texts.append(f"{images.count:,} {WORDS[part]} images{digits}")
-    return texts
+            digits = f" ({images.fingerprint[:DIGITS]})" if same_count and images.fingerprint else ""
+            texts.append(f"{images.count:,} {WORDS[part]}{digits}")
+    return [f"{', '.join(texts)} images"] if texts else []
 
 
 def _teacher_notes(row: Row, rows: Sequence[Row]) -> list[str]:

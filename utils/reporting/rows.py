@@ -95,7 +95,7 @@ class LeftOut(NamedTuple):
     error: UserError | OSError
 
     def __str__(self) -> str:
-        return printable(f"warning: left out: {self.error}")
+        return printable(f"warning: left out of the table: {self.error}")
 
 
 def read_run(run: RunDir) -> Row:
@@ -116,7 +116,7 @@ def read_run(run: RunDir) -> Row:
 
 def read_runs(folder: Path, results: str = RESULTS) -> tuple[list[Row], list[LeftOut]]:
     """All finished runs in `folder`, each as a row of its own; and those that cannot be shown."""
-    runs, left_out = [], []
+    runs, left_out = [], {}
     for path in sorted(folder.glob(f"*/seed*/{results}")):
         if not re.fullmatch(r"seed\d+", path.parent.name):
             continue  # a copy that somebody put aside
@@ -124,10 +124,13 @@ def read_runs(folder: Path, results: str = RESULTS) -> tuple[list[Row], list[Lef
         try:
             runs.append(read_run(run))
         except (UserError, OSError) as error:
-            left_out.append(LeftOut([run], error))
+            left_out.setdefault(str(error), LeftOut([], error)).runs.append(run)  # all seeds of a renamed folder
     copies = find_copies(runs)
     copied = {run.path for each in copies for run in each.runs}
-    return [row for row in runs if not copied & {run.path for run in row.runs.values()}], left_out + copies
+    return [row for row in runs if not copied & {run.path for run in row.runs.values()}], [
+        *left_out.values(),
+        *copies,
+    ]
 
 
 def find_copies(rows: Sequence[Row]) -> list[LeftOut]:

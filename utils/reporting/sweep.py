@@ -8,6 +8,7 @@ from pathlib import Path
 from utils.reporting.curves import plot_heat_map
 from utils.reporting.format import TEACHER, markdown, markdown_table, spread
 from utils.reporting.rows import Row, read_runs
+from utils.reporting.teachers import describe_teacher
 from utils.runtime.errors import UserError, printable
 from utils.runtime.files import write_text
 from utils.runtime.identity import SWEPT
@@ -77,13 +78,19 @@ def _part(folder: Path, like: Row, runs: Sequence[Row]) -> list[str]:
             print(f"warning: no heat map: {error}", file=sys.stderr)
         part.append(f"![Heat map of validation accuracy]({plot.name})")
     flag = "--kd True" if method == "kd" else f"--kd True --method {method}"
-    mixed = [] if _one_teacher_a_seed(points.values()) else [
-        "**Not all of these runs had the same teacher**: their order tells of the teachers too."
-    ]  # fmt: skip
+    remarks = []
+    if not _one_teacher_a_seed(points.values()):
+        remarks.append("not all had the same teacher, so their order tells of teachers too")
+    remarks += dict.fromkeys(
+        text
+        for run in runs
+        for teacher in run.teachers.values()
+        for text in describe_teacher(run.identity, teacher, {}, complete=False)
+    )
     return [
         *part,
         markdown_table(rows),
-        *mixed,
+        *([f"**Of these runs: {markdown('; '.join(remarks))}.**"] if remarks else []),
         f"Accuracy after the last epoch, ± standard deviation over seeds, on {data['val']:,} images held out from "
         f"training, which had {data['train']:,}. The test images were not used. The best of many is a little "
         "better than it will be elsewhere.",

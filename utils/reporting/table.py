@@ -176,8 +176,8 @@ def _explanation(rows: list[Row], gains: bool) -> str:
         parts.append("Its interval is that of the mean, by Student's t.")
     if len(counts) < len(PARTS):
         parts.append("Rows of different images are not compared.")
-    if any(row.teachers for row in rows):
-        parts.append(
-            "A teacher is named by its top-1 before the student's training and the first digits of its hash."
-        )
+    teachers = [teacher for row in rows for teacher in row.teachers.values()]
+    if teachers:
+        top1 = "its top-1 before the student's training and " * any(each.top1 is not None for each in teachers)
+        parts.append(f"A teacher is named by {top1}the first digits of its weights' SHA-256.")
     return " ".join(parts)

@@ -158,16 +158,25 @@ class RunDir:
         Raises UserError for a copy, a renamed folder and a checkpoint of another run.
         """
         identity = Identity.from_record(record)
-        name, seed = self.path.parent.name, f"seed{identity.get('seed')}"
         kind = identity.get("method" if identity.get("role") == "kd" else "role")
-        kind = f"{kind}-{identity.get('network')}"
+        kind, name, seed = (
+            f"{kind}-{identity.get('network')}",
+            self.path.parent.name,
+            f"seed{identity.get('seed')}",
+        )
         # Runs of before it was recorded: of their name, all but the settings of the method is known.
-        recorded = record.get("run") or (name if name == kind or name.startswith(f"{kind}-") else kind)
-        if (recorded, seed) != (name, self.path.name):
-            hint = f"give the folder its name back, or move it out of {self.path.parent.parent}"
-            if path is not None:
-                hint = "put the checkpoint of this run back, or --overwrite makes the run again"
-            raise UserError(f"{path or self.path} is of the run {recorded}/{seed}", hint)
+        own = record.get("run") or (name if name == kind or name.startswith(f"{kind}-") else kind)
+        if (own, seed) == (name, self.path.name):
+            return
+        if path is not None:
+            hint = f"put the checkpoint of this run back; python test.py --checkpoint {path} measures it as it is"
+            raise UserError(f"{path} is of the run {own}/{seed}", hint)
+        # The folder that is wrong: that of all seeds, or that of one.
+        folder, right = (self.path, seed) if own == name else (self.path.parent, own)
+        hint = f"move that copy out of {self.path.parent.parent}"
+        if not folder.with_name(right).exists():
+            hint = f"give it the name {right} back, or move it out of {self.path.parent.parent}"
+        raise UserError(f"{folder} holds the run {own}{f'/{seed}' * (own == name)}", hint)
 
     def read_results(self) -> dict[str, Any]:
         """The final metrics. Raises UserError for a damaged file and for metrics that cannot be."""
