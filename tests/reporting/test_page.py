@@ -255,9 +255,7 @@ def test_classes_stand_by_their_gain_or_by_their_accuracy_unknown_ones_last_and_
 def test_curves_end_at_the_mean_of_the_last_epoch_that_all_seeds_have(shapes):
     paths = sorted(shapes.glob("teacher-cnn/seed*/history.csv"))
     losses = [float(path.read_text().splitlines()[-2].split(",")[5]) for path in paths]
-    *lines, last = paths[0].read_text().splitlines()
-    cells = last.split(",")
-    paths[0].write_text("\n".join([*lines, ",".join([*cells[:5], "inf", *cells[6:]])]) + "\n")
+    paths[0].write_text("\n".join(paths[0].read_text().splitlines()[:-1]) + "\n")
     end = re.search(r"teacher cnn: ([\d.]+) after", Reader(write_page(shapes)).plot("Validation loss"))[1]
     assert float(end) == pytest.approx(np.mean(losses), rel=5e-3)
 

@@ -4,7 +4,7 @@ import re
 import pytest
 import torch
 from PIL import Image
-from toys import finished_run
+from toys import change_json, finished_run
 
 from utils.reporting.sweep import VALIDATION, write_sweep
 from utils.runtime.run_dir import RunDir
@@ -86,12 +86,13 @@ def test_so_few_images_that_none_are_held_out_are_refused(swept, command, tmp_pa
 def test_each_method_of_a_sweep_has_a_table_and_a_best_command_of_its_own(tmp_path, capsys):
     folder, runs = tmp_path / "shapes/sweep", []
     for name, top1, settings in (
-        ("kd-t5", 80.0, {"temperature": 5.0, "alpha": 0.9}),
-        ("kd-t20", 82.0, {"temperature": 20.0, "alpha": 0.9}),
-        ("dkd-t4", 81.0, {"temperature": 4.0, "alpha": 1.0, "beta": 8.0}),
+        ("kd-cnn-t5", 80.0, {"temperature": 5.0, "alpha": 0.9}),
+        ("kd-cnn-t20", 82.0, {"temperature": 20.0, "alpha": 0.9}),
+        ("dkd-cnn-t4", 81.0, {"temperature": 4.0, "alpha": 1.0, "beta": 8.0}),
     ):
         values = {f"method.{setting}": value for setting, value in settings.items()}
         run = finished_run(folder / name / "seed0", top1, role="kd", method=name.split("-")[0], **values)
+        change_json(run.results, images=10)
         run.results.rename(run.path / VALIDATION)
         runs.append(RunDir(run.path, VALIDATION))
     page = write_sweep(folder, runs).read_text()

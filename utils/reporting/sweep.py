@@ -30,9 +30,9 @@ def write_sweep(folder: Path, like: list[RunDir]) -> Path:
         print(each, file=sys.stderr)
     parts: list[str] = []
     first: list[Row] = []
-    paths = {run.path for run in like}
-    for row in runs:
-        if not paths.isdisjoint(run.path for run in row.runs.values()) and not any(_alike(row, o) for o in first):
+    by_path = {run.path: row for row in runs for run in row.runs.values()}
+    for row in (by_path[run.path] for run in like if run.path in by_path):
+        if not any(_alike(row, other) for other in first):
             first.append(row)
             parts += _part(folder, row, [other for other in runs if _alike(row, other)])
     if not parts:
