@@ -112,7 +112,7 @@ def epoch_records(epochs: int = 3, val: bool = True) -> list[EpochRecord]:
 
 def change_json(path: Path, **changes) -> None:
     """Change entries of a JSON file."""
-    write_json(path, json.loads(path.read_text(encoding="utf-8")) | changes)
+    write_json(path, json.loads(path.read_text(encoding="utf-8", errors="surrogateescape")) | changes)
 
 
 IDENTITY = {"role": "student", "network": "cnn", "epochs": 3, "seed": 0}

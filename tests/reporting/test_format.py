@@ -2,7 +2,7 @@
 
 import pytest
 
-from utils.reporting.format import fixed, format_gain, markdown_table, short, spread
+from utils.reporting.format import code, fixed, format_gain, markdown, markdown_table, short, spread
 from utils.reporting.statistics import paired_gain
 
 
@@ -32,3 +32,34 @@ def test_a_gain_has_its_sign_and_its_spread_over_seeds():
 def test_a_markdown_table_has_names_on_the_left_and_numbers_on_the_right():
     table = markdown_table([{"model": "cnn", "top-1 (%)": "90.1"}, {"model": "vgg", "top-1 (%)": "94.2"}])
     assert table == "| model | top-1 (%) |\n|:--|--:|\n| cnn | 90.1 |\n| vgg | 94.2 |"
+
+
+@pytest.mark.parametrize(
+    ("text", "escaped"),
+    [
+        ("student cnn_tiny, KD at T = 5, 0.1 * 2 (+4.80 ± 1.52)", None),  # nothing in it is markup
+        ("a|b", r"a\|b"),
+        ("a\n# b\r\tc", r"a\\n\# b\\r\\tc"),
+        ("<img src=x>&lt;", r"\<img src=x\>\&lt;"),
+        ("![a](b) [c][d]", r"!\[a\](b) \[c\]\[d\]"),
+        ("`x` *a* **b** _c_ ~~d~~ $e$", r"\`x\` \*a\* \*\*b\*\* \_c\_ \~\~d\~\~ \$e\$"),
+        (r"\| and \\", r"\\\| and \\\\"),
+        ("https://a.b www.a.b @c", r"https\://a.b www\.a.b \@c"),
+        ("\x1b[31m\u202eabc\udcff", r"\\x1b\[31m\\u202eabc\\udcff"),
+        ("- a", r"\- a"),
+        (" * a", r"\* a"),
+        ("12. a", r"12\. a"),
+    ],
+)
+def test_text_becomes_no_markup_in_markdown_and_what_is_none_stays_readable(text, escaped):
+    assert markdown(text) == (text if escaped is None else escaped)
+
+
+def test_cells_and_titles_of_a_markdown_table_are_escaped_and_one_column_is_bold():
+    table = markdown_table([{"mo|del": "<b>\n|", "top-1 (%)": "9*"}], "top-1 (%)")
+    assert table == "| mo\\|del | top-1 (%) |\n|:--|--:|\n| \\<b\\>\\\\n\\| | **9\\*** |"
+
+
+def test_a_code_span_ends_where_it_should():
+    assert code("0.1 * CE | <b>") == "`0.1 * CE | <b>`"
+    assert code("a`b``c\n") == "``` a`b``c\\n ```"

@@ -54,7 +54,7 @@ def markdown(text: object) -> str:
         r"[\\`\[\]<>|&~$@#]|(?<!\s)\*|\*(?!\s)|(?<![^\W_])_|_(?![^\W_])|:(?=//)", r"\\\g<0>", printable(text)
     )
     text = re.sub(r"(?i)\bwww\.", r"www\\.", text)
-    return re.sub(r"^\s*(\d*)([-+=.)])(?=\s|$)", r"\1\\\2", text)  # of a list or a heading
+    return re.sub(r"^\s*(\d*)([-+=*.)])(?=\s|$)", r"\1\\\2", text)  # of a list or a heading
 
 
 def code(text: object) -> str:

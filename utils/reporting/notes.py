@@ -31,14 +31,14 @@ def _other_teachers(row: Row, first: Row) -> list[str]:
 
 def _image_notes(row: Row, rows: Sequence[Row]) -> list[str]:
     """The count of each part of the images that is not the same in all rows; of equal counts, their hash too."""
-    texts = []
+    texts, hashes = [], []
     for part, images in row.images.items():
         others = {other.images[part] for other in rows} - {images}
         if others:
             same_count = any(other.count == images.count for other in others)
-            digits = f" ({images.fingerprint[:DIGITS]})" if same_count and images.fingerprint else ""
-            texts.append(f"{images.count:,} {WORDS[part]}{digits}")
-    return [f"{', '.join(texts)} images"] if texts else []
+            texts.append(f"{images.count:,} {WORDS[part]}")
+            hashes += [images.fingerprint[:DIGITS]] if same_count and images.fingerprint else []
+    return [" ".join((", ".join(texts), "images", *hashes))] if texts else []
 
 
 def _teacher_notes(row: Row, rows: Sequence[Row]) -> list[str]:
