@@ -6,13 +6,22 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from utils.runtime.arguments import Parser, add_boolean, bounded, known, matching, nearest
+from utils.runtime.arguments import (
+    Parser,
+    add_boolean,
+    bounded,
+    known,
+    matching,
+    nearest,
+    pair,
+    per_channel,
+)
 
 OBJECTIVE = "L = (1 - alpha) * CE(student, label) + alpha * T^2 * KL(teacher/T || student/T)"
 ALSO = "also accepted: --data, --temperature, --output-dir, --gpu [N] (--device cuda:N), --workers N"
@@ -41,6 +50,7 @@ examples:
   python test.py --all                       every finished run, then the page report.html
   python test.py --kd True --export my_student             files for other programs
   python test.py --checkpoint results/cifar10/student-cnn/seed0/best.pt
+  python test.py --checkpoint weights.pth --teacher vgg19_bn       of another program
 
 {ALSO}
 """,
@@ -86,23 +96,31 @@ DEFAULTS = {
     "shapes": DatasetDefaults("cnn", "cnn_tiny", Recipe(20, batch_size=64), Recipe(12, batch_size=64)),
 }
 RECIPE_FLAGS = tuple(field.name for field in fields(Recipe))
+# Protocols of published tables. In Tian et al., 2020, light networks have 0.01 (see `recipe_for`).
+PROTOCOLS = {"crd-cifar100": Recipe(240, batch_size=64, lr=0.05, warmup=0.0, schedule="step")}
+LIGHT, LIGHT_LR = ("mobilenet", "shufflenet"), 0.01
 LONGER = 4  # times the epochs with --recipe long, of which distillation gains more than plain training
 ADAMW = {"lr": 1e-3, "weight_decay": 0.05}  # the steps of AdamW have the size of lr: with SGD's it diverges
 ALL_TEMPS = (5.0, 20.0)  # of kd, where neither --method nor --temp is explicit
 SWEEP_TEMPS, SWEEP_ALPHAS = (1.0, 2.0, 5.0, 10.0, 20.0), (0.5, 0.9, 1.0)
 MOST_SEEDS = 1000
-IDENTITY_DEFAULTS = {"optimizer": "sgd", "padding": 4, "flip": True}  # of runs from before these were settings
+# Of runs from before these were settings.
+IDENTITY_DEFAULTS = {"optimizer": "sgd", "padding": 4, "flip": True, "drop_duplicates": False}
 
 
 def defaults_for(dataset: str) -> DatasetDefaults:
     return DEFAULTS.get(dataset, DatasetDefaults())
 
 
-def recipe_for(dataset: str, role: str, name: str, explicit: dict[str, Any]) -> dict[str, Any]:
-    """The values of the recipe `name` ("default" or "long") for a role, under those that are explicit."""
+def recipe_for(dataset: str, role: str, network: str, name: str, explicit: dict[str, Any]) -> dict[str, Any]:
+    """The values of the recipe `name` for a network in a role, under those that are explicit."""
     defaults = defaults_for(dataset)
-    recipe = asdict(defaults.teacher_recipe if role == "teacher" else defaults.student_recipe)
-    recipe["epochs"] *= LONGER if name == "long" else 1
+    own = defaults.teacher_recipe if role == "teacher" else defaults.student_recipe
+    recipe = asdict(PROTOCOLS.get(name, own))
+    if name == "long":
+        recipe["epochs"] *= LONGER
+    if name in PROTOCOLS and network.startswith(LIGHT):
+        recipe["lr"] = LIGHT_LR
     return recipe | (ADAMW if explicit.get("optimizer") == "adamw" else {}) | explicit
 
 
@@ -116,8 +134,8 @@ def flag_of(name: str) -> str:
 
 
 # What a command for another role of the same experiment repeats.
-EXPERIMENT = ("dataset", "data_dir", "image_size", "limit", "skip_bad_images", "val_size", "teacher", "student")
-EXPERIMENT += ("seed", "recipe", "device", "precision", "results_dir")
+EXPERIMENT = ("dataset", "data_dir", "image_size", "limit", "skip_bad_images", "drop_duplicates", "val_size")
+EXPERIMENT += ("teacher", "student", "seed", "recipe", "device", "precision", "results_dir")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,10 +150,14 @@ class Config(Recipe):
     image_size: int
     limit: int | None
     skip_bad_images: bool
+    drop_duplicates: bool
     val_size: int | None
     teacher: str
     student: str
-    teacher_checkpoint: str | None
+    teacher_checkpoint: tuple[str, ...]  # (): what --tto trained
+    teacher_mix: str
+    teacher_mean: tuple[float, ...] | None  # R, G, B on the scale 0 to 1; None: what the file says, or the data's
+    teacher_std: tuple[float, ...] | None
     methods: tuple[str, ...]  # specs such as "dkd:beta=2"
     temps: tuple[float, ...]  # in place of the methods' own; () leaves these
     alphas: tuple[float, ...]  # likewise
@@ -189,9 +211,13 @@ class Config(Recipe):
     @property
     def run_dir(self) -> Path:
         """For instance `results/cifar10/kd-cnn-t5/seed0`. With KD, only of a Config that `runs()` returned."""
-        name = f"{self.method.name if self.role == 'kd' else self.role}-{self.network}"
+        name = f"{self.method.folder if self.role == 'kd' else self.role}-{self.network}"
         if self.role == "kd" and (slug := self.method.slug(*("temperature", "alpha") * self.swept)):
             name += f"-{slug}"
+        if self.role == "kd" and len(self.teacher_checkpoint) > 1:
+            name += f"-{len(self.teacher_checkpoint)}teachers" + f"-{self.teacher_mix}" * (
+                self.teacher_mix != "mean"
+            )
         return (self.sweep_dir if self.swept else self.dataset_dir) / name / f"seed{self.seed}"
 
     def finished(self, path: Path) -> Path:
@@ -203,20 +229,38 @@ class Config(Recipe):
 
     @property
     def teacher_path(self) -> Path:
-        """The checkpoint that the student is distilled from."""
-        return Path(self.teacher_checkpoint or self.finished(self.as_role("teacher").run_dir / "last.pt"))
+        """The checkpoint that the student is distilled from; of several teachers, the first."""
+        return self.teacher_paths[0]
+
+    @property
+    def teacher_paths(self) -> tuple[Path, ...]:
+        """The checkpoints of all teachers."""
+        own = self.finished(self.as_role("teacher").run_dir / "last.pt")
+        return tuple(map(Path, self.teacher_checkpoint)) or (own,)
+
+    @property
+    def teacher_normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+        """The explicit mean and std of a network of another program, on the scale 0 to 1."""
+        return (self.teacher_mean, self.teacher_std) if self.teacher_mean is not None else None
+
+    @property
+    def named_network(self) -> str | None:
+        """The one network that --teacher or --student names: with --checkpoint, the one in the file."""
+        named = {getattr(self, name) for name in ("teacher", "student") if name in self.explicit}
+        return named.pop() if len(named) == 1 else None
 
     def as_role(self, role: str) -> "Config":
         """The same experiment in another role, with that role's recipe under the flags that were explicit."""
         explicit = {name: getattr(self, name) for name in RECIPE_FLAGS if name in self.explicit}
-        recipe = recipe_for(self.dataset, role, self.recipe, explicit)
+        network = self.teacher if role == "teacher" else self.student
+        recipe = recipe_for(self.dataset, role, network, self.recipe, explicit)
         return replace(self, role=role, swept=False, method=None, **recipe)
 
     def runs(self, resolve: Callable[..., Any]) -> list["Config"]:
         """A Config for each network that this command trains: seed by seed, and for each the teacher first.
 
-        `resolve(spec, temperature=, alpha=)` returns a method with `name`, `spec` (canonical), `settings` and
-        `slug(*always)`; it ignores overrides that the method does not have.
+        `resolve(spec, temperature=, alpha=)` returns a method with `name`, `spec` (canonical), `settings`,
+        `folder` and `slug(*always)`; it ignores overrides that the method does not have.
         Raises ValueError for a --temp or --alpha without effect, and whatever `resolve` raises.
         """
         rows = [self] if self.role in ("teacher", "student") else []
@@ -249,7 +293,7 @@ class Config(Recipe):
 
     def identity(self) -> dict[str, Any]:
         """The settings of the command line that decide a run's result."""
-        names = ("role", "dataset", "image_size", "limit", "val_size", "network", "seed")
+        names = ("role", "dataset", "image_size", "limit", "val_size", "drop_duplicates", "network", "seed")
         identity = {name: getattr(self, name) for name in (*names, *RECIPE_FLAGS, "padding", "flip")}
         method = {"method": self.method.name, "settings": dict(self.method.settings)} if self.role == "kd" else {}
         return identity | method
@@ -296,8 +340,14 @@ def default_of(name: str) -> str:
     return f"(default: {'; '.join([usual, *own])})"
 
 
+def networks_text(models: Mapping[str, str]) -> str:
+    """A line for each family."""
+    families = itertools.groupby(models, models.__getitem__)
+    return "\n".join(f"  {' '.join(names)}" for _family, names in families)
+
+
 def build_parser(
-    program: str, models: Collection[str], datasets: Collection[str], methods: Collection[str]
+    program: str, models: Mapping[str, str], datasets: Collection[str], methods: Collection[str]
 ) -> argparse.ArgumentParser:
     """The parser of `train.py` or `test.py`. The recipe's values have no default here: see `Config.as_role`."""
     train = program == "train.py"
@@ -307,7 +357,7 @@ def build_parser(
         description="Train a teacher, a student alone, or a student with knowledge distillation (KD)."
         if train
         else "Measure a trained network on the test images. The last line of the output is one JSON object.",
-        epilog=EPILOGS[program],
+        epilog=f"{EPILOGS[program]}\nnetworks:\n{networks_text(models)}\n",
         formatter_class=partial(argparse.RawDescriptionHelpFormatter, max_help_position=32, width=110),
         allow_abbrev=False,
     )
@@ -324,10 +374,12 @@ def build_parser(
         add_boolean(group, "--sweep", "the student with KD for each --method, --temp and --alpha, ranked by "
                     "validation; the test images are not read")
     else:
-        group.add_argument("--checkpoint", type=path, metavar="FILE", help="the network in this file")
+        group.add_argument("--checkpoint", type=path, metavar="FILE",
+                           help="the network in this file; of another program, with --teacher or --student")
     group.add_argument("--teacher", type=known(models), metavar="NAME",
-                       help=f"one of {', '.join(models)} {default_of('teacher')}")
+                       help=f"one of the networks below {default_of('teacher')}")
     group.add_argument("--student", type=known(models), metavar="NAME", help=f"likewise {default_of('student')}")
+    group.add_argument("--pair", type=pair(models), metavar="TEACHER-STUDENT", help="both, such as vgg13-vgg8")
 
     group = parser.add_argument_group("data")
     group.add_argument("--dataset", type=known(datasets), metavar="NAME", default="cifar10",
@@ -339,6 +391,9 @@ def build_parser(
     group.add_argument("--limit", type=bounded(int, 2), metavar="N",
                        help="only the first N training and N test images, equally of all classes (default: all)")
     add_boolean(group, "--skip-bad-images", "leave out unreadable images of --dataset folder")
+    if train:
+        add_boolean(group, "--drop-duplicates", "train without images that are in validation or test, too, and "
+                    "validate without those in test")
     group.add_argument("--val-size", type=size, metavar="N",
                        help="training images held out for validation (default: 5000 of CIFAR, else 10 %%)")
 
@@ -355,8 +410,18 @@ def build_parser(
                        help="weight of the distillation term; --sweep takes several (default: the method's own, "
                        "0.9 of kd; --sweep: 0.5 0.9 1)")
     if train:
-        group.add_argument("--teacher-checkpoint", type=path, metavar="FILE",
+        group.add_argument("--teacher-checkpoint", type=path, metavar="FILE", nargs="+", default=(),
                            help="the teacher (default: what --tto trained with the same --seed)")
+    of = "--teacher-checkpoint" if train else "--checkpoint"
+    group.add_argument("--teacher-mean", type=per_channel(bounded(float, 0, 1)), metavar="R,G,B",
+                       help=f"of the pixels, 0 to 1, that a {of} of another program was trained with "
+                       "(default: what it says, else that of the images)")
+    group.add_argument("--teacher-std", type=per_channel(bounded(float, 0, 1, above=True)), metavar="R,G,B",
+                       help="likewise, the standard deviation")
+    if train:
+        group.add_argument("--teacher-mix", choices=("mean", "confidence"), default="mean",
+                           help="how the probabilities of several --teacher-checkpoint are averaged; confidence: "
+                           "with more weight where a teacher is sure (default: %(default)s)")
         group.add_argument("--views", type=size, metavar="V",
                            help="augmentations of each image that a student sees in turn; 0: a new one in each "
                            "epoch, and no cache (default: as many as epochs on CUDA, 8 on a CPU)")
@@ -367,8 +432,9 @@ def build_parser(
                            help="what that folder may take (default: %(default)s)")
 
         group = parser.add_argument_group("optimisation and augmentation")
-        group.add_argument("--recipe", choices=("default", "long"), default="default",
-                           help=f"long: {LONGER} times the epochs (default: %(default)s)")
+        group.add_argument("--recipe", choices=("default", "long", *PROTOCOLS), default="default",
+                           help=f"long: {LONGER} times the epochs; crd-cifar100: the protocol of the published "
+                           "tables of CIFAR-100 (default: %(default)s)")
         group.add_argument("--epochs", type=count, metavar="N",
                            help=f"passes over the training images {default_of('epochs')}")
         group.add_argument("--batch-size", type=count, metavar="N",
@@ -383,8 +449,9 @@ def build_parser(
                            f"{ADAMW['weight_decay']:g} with adamw {default_of('weight_decay')}")
         group.add_argument("--warmup", type=share, metavar="F",
                            help=f"share of the steps in which the learning rate rises {default_of('warmup')}")
-        group.add_argument("--schedule", choices=("linear", "cosine"),
-                           help=f"how it falls to 0 after these {default_of('schedule')}")
+        group.add_argument("--schedule", choices=("linear", "cosine", "step"),
+                           help="how it falls to 0 after these; step: to a tenth after 5/8, 3/4 and 7/8 of all "
+                           f"{default_of('schedule')}")
         group.add_argument("--label-smoothing", type=share, metavar="S",
                            help="of the CE term; a smoothed teacher distils badly "
                            f"{default_of('label_smoothing')}")
@@ -429,9 +496,11 @@ def build_parser(
 
 
 def parse(
-    program: str, argv: list[str], models: Collection[str], datasets: Collection[str], methods: Collection[str]
+    program: str, argv: list[str], models: Mapping[str, str], datasets: Collection[str], methods: Collection[str]
 ) -> Config:
     """Resolve a command line of `train.py` or `test.py`; the collections are the names to choose from.
+
+    `models` tells the family of each network.
 
     Ends the program with exit code 2 and `error: ...` on stderr where the command line is wrong.
     """
@@ -446,6 +515,7 @@ def parse(
     # Once more on top of None, which no flag gives: what is another value then was explicit.
     given = parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(vars(args))))
     explicit = tuple(name for name, value in vars(given).items() if value is not None)
+    explicit += ("teacher", "student") * ("pair" in explicit)
     args = argparse.Namespace(**elsewhere | vars(args))
     check(parser, args, explicit, train=program == "train.py")
     if args.workers is not None:
@@ -461,12 +531,13 @@ def parse(
     values = vars(args) | {
         "role": role,
         "collection": collection_of(args.dataset, args.data_dir, datasets),
-        "teacher": args.teacher or defaults_for(args.dataset).teacher,
-        "student": args.student or defaults_for(args.dataset).student,
+        "teacher": args.pair[0] if args.pair else args.teacher or defaults_for(args.dataset).teacher,
+        "student": args.pair[1] if args.pair else args.student or defaults_for(args.dataset).student,
         "methods": tuple(dict.fromkeys(args.method)),
         "method": None,
         "temps": tuple(dict.fromkeys(args.temp or temps)),
         "alphas": tuple(dict.fromkeys(args.alpha or alphas)),
+        "teacher_checkpoint": tuple(args.teacher_checkpoint),
         "seed": seeds[0],
         "seeds": seeds,
         "explicit": explicit,
@@ -512,6 +583,13 @@ def check(parser: Parser, args: argparse.Namespace, explicit: Collection[str], t
         allowed = train and (args.sweep or (args.all and "--all" in where))
         if len(getattr(args, name) or ()) > 1 and not allowed:
             parser.error(f"several {flag_of(name)} values need train.py {where}")
+    if "teacher_mix" in explicit and len(args.teacher_checkpoint) < 2:
+        parser.error("--teacher-mix needs several --teacher-checkpoint")
+    if len({*args.teacher_checkpoint}) < len(args.teacher_checkpoint):
+        parser.error("--teacher-checkpoint names a file twice")
+    for name in {"teacher", "student"} & {*explicit} if args.pair else ():
+        if getattr(args, name):
+            parser.error(f"--pair and --{name} exclude each other")
     for name in ("export", "teacher", "student", "seed", "limit", "image_size"):
         if not train and args.all and name in explicit:
             parser.error(f"{flag_of(name)} and --all exclude each other: --all is every finished run as it is")
@@ -524,6 +602,11 @@ def check(parser: Parser, args: argparse.Namespace, explicit: Collection[str], t
         parser.error("--seeds names a seed twice")
     if args.sweep and args.val_size == 0:
         parser.error("--sweep ranks by validation, and --val-size 0 leaves no images for it")
+    if (args.teacher_mean is None) != (args.teacher_std is None):
+        parser.error("--teacher-mean and --teacher-std belong together")
+    file = "teacher_checkpoint" if train else "checkpoint"
+    if args.teacher_mean and not getattr(args, file):
+        parser.error(f"--teacher-mean needs a {flag_of(file)} of another program")
     if args.all and args.teacher_checkpoint:
         parser.error("--teacher-checkpoint and --all exclude each other: --all trains a teacher")
     if args.tto and args.views is not None:

@@ -4,7 +4,7 @@ python test.py --tto True                  # the teacher
 python test.py                             # the student alone
 python test.py --kd True --temp 5          # the student with knowledge distillation
 python test.py --all                       # every finished run, then the page report.html
-python test.py --checkpoint FILE           # the network in this file
+python test.py --checkpoint FILE           # the network in this file; of another program: --teacher NAME
 """
 
 import json
@@ -36,14 +36,16 @@ def main(argv: list[str]) -> None:
     from utils.reporting.table import finished_runs
     from utils.runtime.device import Compute
     from utils.runtime.run_dir import RunDir
-    from utils.test_run import Evaluator, brief
+    from utils.test_run import Evaluator, Foreign, brief
 
     if config.export:
         require_ready(Path(config.export))
     compute = Compute.choose(config.device, config.precision)
     names = ("dataset", "data_dir", "image_size", "limit", "skip_bad_images")
-    explicit = {name: getattr(config, name) for name in names if name in config.explicit}
-    evaluator = Evaluator(explicit, compute, build_model)
+    images = {name: getattr(config, name) for name in names}
+    explicit = {name: value for name, value in images.items() if name in (*config.explicit, "data_dir")}
+    foreign = Foreign(config.named_network, config.teacher_normalisation, images) if config.checkpoint else None
+    evaluator = Evaluator(explicit, compute, build_model, foreign)
     if config.role == "all":
         folder = config.finished(config.dataset_dir)
         results, failed = evaluator.evaluate_all(finished_runs(folder, config.command("all")))

@@ -8,7 +8,6 @@ python train.py --all --temp 5 20          # all of them, then the table
 
 import shlex
 import sys
-from dataclasses import replace
 
 from config import parse
 from models import MODELS, build_model
@@ -24,18 +23,18 @@ def main(argv: list[str]) -> None:
     if config.list_methods:
         from utils.losses.spec import list_methods
 
-        print(list_methods())
+        print(*list_methods().splitlines(), sep="\n")
         return
-    for seed in config.seeds if config.role in ("kd", "sweep") else ():
-        path = replace(config, seed=seed).teacher_path
-        if not path.exists():
-            train_it = f"train it first: {config.command('teacher')}"
-            hint = "check the path" if config.teacher_checkpoint else train_it
-            raise UsageError(f"--{config.role} needs a trained teacher: there is none at {path}", hint)
     try:
         runs = config.runs(resolve_method)
     except ValueError as error:
         raise UsageError(str(error), "python train.py --list-methods") from None
+    for each in runs if config.role in ("kd", "sweep") else ():
+        path = each.teacher_path
+        if each.method.needs_teacher and not path.exists():
+            train_it = f"train it first: {config.command('teacher')}"
+            hint = "check the path" if config.teacher_checkpoint else train_it
+            raise UsageError(f"--{config.role} needs a trained teacher: there is none at {path}", hint)
 
     # Only now: importing torch takes seconds, and a mistyped command is answered at once.
     from utils.data.dataset import load_dataset

@@ -128,10 +128,10 @@ class Reader:
         """What came of it: `refused` or `unharmed`; raises where something is wrong."""
         try:
             if path == self.cache:
-                pixels, rows = self.images.read()
-                if pixels is None or (rows < 0).any():
+                cached, rows = self.images.read()
+                if (rows < 0).any():
                     return "made again"
-                if not torch.equal(pixels[torch.from_numpy(rows)], self.pixels):
+                if not torch.equal(cached.images[torch.from_numpy(rows)], self.pixels):
                     raise AssertionError("other pixels were accepted")
             elif path in self.foreign:
                 weights = fit_weights(path, load_checkpoint(path, plain=True)["model"], self.shapes, "a cnn_tiny")

@@ -95,7 +95,7 @@ def test_test_py_repeats_the_metrics_of_the_training(table, command, role):
     assert before == json.loads((run / "test.json").read_text()) == {name: results_by_run[name] for name in before}
 
 
-def test_test_py_needs_nothing_but_the_checkpoint_and_leaves_the_run_alone(table, command, tmp_path):
+def test_test_py_needs_nothing_but_the_checkpoint_and_leaves_run_and_folder_alone(table, command, tmp_path):
     results, _ = table
     best = results / "shapes/student-cnn_tiny/seed0/best.pt"
     test_json = best.with_name("test.json")
@@ -105,8 +105,8 @@ def test_test_py_needs_nothing_but_the_checkpoint_and_leaves_the_run_alone(table
     done = command("test.py", "--checkpoint", lonely)
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["images"] == 300
-    metrics = json.loads(lonely.with_suffix(".test.json").read_text())
-    assert metrics == {name: result[name] for name in metrics}
+    assert f"not saved: {tmp_path} is no run directory" in done.stdout
+    assert [*tmp_path.iterdir()] == [lonely]
     done = command("test.py", "--checkpoint", best, "--limit", 100)
     assert json.loads(done.stdout.splitlines()[-1])["images"] == 100
     assert test_json.read_bytes() == before
@@ -234,3 +234,25 @@ def test_results_of_ones_own_images_lie_under_their_folders_name_and_the_earlier
     shutil.move(results / "cats/student-cnn_tiny", results / "folder")
     done = command("test.py", *words)
     assert f"{results}/folder/student-cnn_tiny/seed0" in done.stdout
+
+
+def test_images_in_two_parts_are_in_header_record_and_table_and_one_flag_trains_without_them(command, tmp_path):
+    for part, count in (("train", 10), ("test", 4)):
+        for label, shade in (("dark", 30), ("light", 200)):
+            (tmp_path / "data" / part / label).mkdir(parents=True)
+            for number in range(count):
+                image = Image.new("RGB", (32, 32), (shade + number, shade, shade))
+                image.save(tmp_path / "data" / part / label / f"{number}.png")
+    words = ["--dataset", "folder", "--data-dir", tmp_path / "data", "--student", "cnn_tiny", "--epochs", "1"]
+    words += ["--val-size", "0", "--results-dir", tmp_path]
+    run, text = tmp_path / "data/student-cnn_tiny/seed0", "8 of 8 test images are in train, too"
+    done = command("train.py", *words)
+    assert f"  duplicates {text} (--drop-duplicates True trains without them)\n" in done.stdout
+    assert json.loads((run / "config.json").read_text())["duplicates"] == {"test_in_train": 8}
+    assert f"\nNote: {text}.\n" in (run.parents[1] / "README.md").read_text()
+    done = command("train.py", *words, "--drop-duplicates", "True", "--resume", check=1)
+    assert "drop duplicates False instead of True" in done.stderr
+    done = command("train.py", *words, "--drop-duplicates", "True", "--overwrite")
+    assert "12 train, 0 val, 8 test" in done.stdout
+    assert "  duplicates 8 images are left out of train and val: they are in val or test, too\n" in done.stdout
+    assert json.loads((run / "config.json").read_text())["identity"]["drop_duplicates"] is True

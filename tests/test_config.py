@@ -18,15 +18,16 @@ METHODS = {  # the settings of each and their defaults
     "fitnet": {"weight": 100.0},
 }
 FLAGS = {
-    "train.py": """help tto kd all sweep teacher student dataset data-dir image-size limit skip-bad-images
-        val-size method list-methods temp alpha teacher-checkpoint views teacher-cache teacher-cache-limit
-        recipe epochs batch-size optimizer lr momentum weight-decay warmup schedule label-smoothing ema
-        cutout padding flip eval-every seed seeds device precision cuda-graph compile results-dir
-        tensorboard resume overwrite debug""",
-    "test.py": """help tto kd all checkpoint teacher student dataset data-dir image-size limit skip-bad-images
-        val-size method temp alpha seed device precision results-dir export debug""",
+    "train.py": """help tto kd all sweep teacher student pair dataset data-dir image-size limit skip-bad-images
+        drop-duplicates val-size method list-methods temp alpha teacher-checkpoint teacher-mean teacher-std
+        teacher-mix views teacher-cache teacher-cache-limit recipe epochs batch-size optimizer lr momentum
+        weight-decay warmup schedule label-smoothing ema cutout padding flip eval-every seed seeds device precision
+        cuda-graph compile results-dir tensorboard resume overwrite debug""",
+    "test.py": """help tto kd all checkpoint teacher student pair dataset data-dir image-size limit skip-bad-images
+        val-size method temp alpha teacher-mean teacher-std seed device precision results-dir export debug""",
 }
-BOOLEANS = "tto kd all sweep skip-bad-images list-methods flip compile tensorboard resume overwrite debug".split()
+BOOLEANS = "tto kd all sweep skip-bad-images drop-duplicates list-methods flip compile tensorboard".split()
+BOOLEANS += "resume overwrite debug".split()
 
 
 def parsed(line: str) -> Config:
@@ -52,6 +53,10 @@ class FakeMethod:
     def texts(self, *always: str) -> list[str]:
         default = METHODS[self.name]
         return [f"{k}={number(v)}" for k, v in self.settings.items() if k in always or v != default[k]]
+
+    @property
+    def folder(self) -> str:
+        return self.name
 
     @property
     def spec(self) -> str:
@@ -184,10 +189,10 @@ def test_workers_are_taken_with_a_note_that_none_are_needed(capsys):
         --teacher-cache-limit => 0 -1 nan x => is not a number above 0
         --image-size => 31 0 -1 x => is not a whole number of at least 32
         --device => gpu cuda: cuda:x cpu:0 tpu => is not auto, cpu, cuda or cuda:N
-        --recipe => short => is unknown; known: default, long
+        --recipe => short => is unknown; known: default, long, crd-cifar100
         --cuda-graph => on True => is unknown; known: auto, off
         --precision => fp16 FP32 => is unknown; known: auto, bf16, fp32
-        --schedule => cosin step => is unknown; known: linear, cosine
+        --schedule => cosin steps => is unknown; known: linear, cosine, step
         --optimizer => adam SGD => is unknown; known: sgd, adamw
         --dataset => imagenet => is unknown; known: cifar10, cifar100, folder, shapes
         --resume => nope 2 on => is neither True nor False
@@ -211,20 +216,43 @@ def test_values_at_the_edge_of_their_range_are_taken():
     assert (parsed("--kd --alpha 1").alphas, parsed("--kd --temp 10000").temps) == ((1,), (10_000,))
 
 
+def test_the_normalisation_of_a_network_of_another_program_is_three_numbers_each():
+    flags = "--teacher-mean 0.4914,0.4822,0.4465 --teacher-std 0.2470,0.2435,0.2616"
+    expected = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
+    for line in ("--kd --teacher-checkpoint w.pt", "test.py --checkpoint w.pt"):
+        assert parsed(f"{line} {flags}").teacher_normalisation == expected
+        assert parsed(line).teacher_normalisation is None
+
+
+def test_a_file_holds_the_network_that_one_of_teacher_and_student_names():
+    line = "test.py --checkpoint w.pt"
+    assert parsed(line).named_network is None
+    assert parsed(f"{line} --teacher cnn").named_network == "cnn"
+    assert parsed(f"{line} --student cnn").named_network == "cnn"
+    assert parsed(f"{line} --teacher cnn --student cnn").named_network == "cnn"
+    assert parsed(f"{line} --teacher vgg11_bn --student cnn").named_network is None
+
+
 @pytest.mark.parametrize("flag", ["data-dir", "results-dir", "teacher-checkpoint", "teacher-cache"])
 def test_a_path_may_be_anything_but_empty(problem, flag):
     assert problem(f"--kd --{flag}=") == f"--{flag} '' is not a path"
-    assert getattr(parsed(f"--kd --{flag} 'a\n b'"), flag.replace("-", "_")) == "a\n b"
+    value = getattr(parsed(f"--kd --{flag} 'a\n b'"), flag.replace("-", "_"))
+    assert value == (("a\n b",) if flag == "teacher-checkpoint" else "a\n b")
 
 
-def test_an_unknown_name_is_answered_with_the_nearest_known_one_and_all_of_them(problem):
-    models, methods = ", ".join(MODELS), ", ".join(METHODS)
-    assert problem("--teacher vgg19-bn") == (
-        f"--teacher 'vgg19-bn' is unknown, did you mean vgg19_bn?; known: {models}"
-    )
-    assert problem("--student qqqq") == f"--student 'qqqq' is unknown; known: {models}"
+def test_an_unknown_name_is_answered_with_the_nearest_known_one_or_all_of_them(problem):
+    for name, nearest in rows("""
+        vgg19-bn => vgg19_bn
+        ResNet56 => resnet56
+        MobileNetV2 => mobilenetv2
+        ShuffleV1 => shufflenetv1
+        wrn-40-2 => wrn_40_2
+        resnet32X4 => resnet32x4
+    """):
+        assert problem(f"--teacher {name}") == f"--teacher '{name}' is unknown, did you mean {nearest}?"
+    assert problem("--student qqqq") == f"--student 'qqqq' is unknown; known: {', '.join(MODELS)}"
     for line in ("--kd --method dkdd:beta=2", "--all --method kd dkdd", "test.py --kd --method dkdd"):
-        assert problem(line) == f"--method 'dkdd' is unknown, did you mean dkd?; known: {methods}"
+        assert problem(line) == "--method 'dkdd' is unknown, did you mean dkd?"
 
 
 def test_an_unknown_flag_is_answered_with_one_that_is_nearly_the_same(problem):
@@ -287,6 +315,12 @@ def test_a_flag_of_the_other_program_is_said_to_be_one(problem):
         --all --alpha 0.5 0.9 => several --alpha values need train.py --sweep
         --sweep --val-size 0 => --sweep ranks by validation, and --val-size 0 leaves no images for it
         --all --teacher-checkpoint t => --teacher-checkpoint and --all exclude each other: --all trains a teacher
+        --kd --teacher-mean .5,.5,.5 => --teacher-mean and --teacher-std belong together
+        --teacher-std 1,1,1 --teacher-mean 1,1,1 => --teacher-mean needs a --teacher-checkpoint of another program
+        test.py --teacher-std 1,1,1 --teacher-mean 1,1,1 => --teacher-mean needs a --checkpoint of another program
+        --kd --teacher-mean .5,.5 => --teacher-mean '.5,.5' is not three numbers with commas between: R,G,B
+        --kd --teacher-mean 125,123,114 => --teacher-mean '125' is not a number from 0 to 1
+        --kd --teacher-std .2,.2,0 => --teacher-std '0' is not a number above 0 and up to 1
         --tto --views 4 => --views is for students: a teacher sees every image anew in each epoch
         --optimizer adamw --momentum 0.9 => --momentum is of SGD, and --optimizer adamw has none
         --resume --overwrite => --resume and --overwrite exclude each other
@@ -316,7 +350,7 @@ def test_flags_that_fit_together_are_taken():
 
 def test_an_error_is_one_line_whatever_was_given(problem):
     assert problem("'--a\nb\x1b[31m'") == r"unknown flag --a\nb\x1b[31m"
-    assert problem("--recipe 'a\nb'") == r"--recipe 'a\nb' is unknown; known: default, long"
+    assert problem("--recipe 'a\nb'") == r"--recipe 'a\nb' is unknown; known: default, long, crd-cifar100"
 
 
 # Which runs there are, and what they are called.
@@ -473,7 +507,8 @@ def test_identity_changes_with_everything_that_decides_a_result_and_nothing_else
     for change in (
         "--dataset shapes|--dataset folder --image-size 64|--limit 100|--val-size 0|--student cnn_tiny|--seed 1|"
         "--temp 6|--alpha 0.3|--method dkd|--epochs 3|--batch-size 3|--lr 0.3|--momentum 0.3|--weight-decay 0.3|"
-        "--warmup 0.3|--schedule cosine|--label-smoothing 0.3|--ema 0.3|--cutout 3|--padding 2|--no-flip"
+        "--warmup 0.3|--schedule cosine|--label-smoothing 0.3|--ema 0.3|--cutout 3|--padding 2|--no-flip|"
+        "--drop-duplicates True"
     ).split("|"):
         assert runs(f"--kd {change}")[0].identity() != usual.identity(), change
     assert replace(usual, optimizer="adamw").identity() != usual.identity()
@@ -482,7 +517,7 @@ def test_identity_changes_with_everything_that_decides_a_result_and_nothing_else
 
 
 def test_a_setting_that_a_run_does_not_record_was_what_every_run_had_before_there_was_a_choice():
-    assert IDENTITY_DEFAULTS == {"optimizer": "sgd", "padding": 4, "flip": True}
+    assert IDENTITY_DEFAULTS == {"optimizer": "sgd", "padding": 4, "flip": True, "drop_duplicates": False}
 
 
 # Commands for people to paste.
@@ -495,7 +530,7 @@ def test_a_setting_that_a_run_does_not_record_was_what_every_run_had_before_ther
         "--kd --temp 2.5 --dataset shapes --seed 3 --limit 100 --val-size 0 --device cpu --precision fp32",
         '--kd --dataset folder --data-dir \'my images; $(x) "é"\' --image-size 64 --results-dir "it\'s here"',
         "--kd --temp 0.0125 --alpha 0.25 --method dkd:beta=2 --teacher vgg11_bn --student cnn_tiny",
-        "--kd --method fitnet --recipe long",
+        "--kd --method fitnet --recipe long --drop-duplicates True",
         "--all --temp 20 --dataset=shapes --seed=8",
         "--kd --temp 5.0000001",
         "--data-dir=-images",
@@ -569,7 +604,7 @@ def test_help_shows_every_default():
         swept = " ".join(f"{value:g}" for value in getattr(parsed("--sweep"), f"{name}s"))
         assert f"{METHODS['kd'][setting]:g} of kd" in entries[name]
         assert f"--sweep: {swept})" in entries[name]
-    for name in ("limit", "val-size", "method", "teacher-checkpoint", "views", "padding", "flip"):
+    for name in ("limit", "val-size", "method", "teacher-checkpoint", "teacher-mean", "views", "padding", "flip"):
         assert "(default: " in entries[name]
 
 
@@ -603,7 +638,6 @@ def test_the_examples_of_the_help_are_parsed_to_their_roles(program):
         test.py --help => ended with 0
         train.py --epochs => ended with 2
         test.py --limit => ended with 2
-        train.py --kd --results-dir nowhere => train it first: python train.py --tto True
         test.py --tto --results-dir nowhere => train it first: python train.py --tto True
     """),
 )

@@ -236,7 +236,22 @@ def test_a_plain_state_dict_teaches(results, capsys, prefix):
     torch.save({prefix + name: tensor for name, tensor in weights.items()}, path)
     line = ["--kd", "--teacher-checkpoint", str(path), *FLAGS, "--epochs", "1", "--results-dir", str(results)]
     assert run(train.main, line) == 0
-    assert "13 images' top-1" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "% of 13 images" in output
+    assert "plain.pt (of another program)" in output
+
+
+def test_the_normalisation_of_a_plain_teacher_is_part_of_a_runs_identity(results, capsys):
+    path = results / "plain.pt"
+    torch.save(torch.load(results / RUN / "last.pt", weights_only=True)["model"], path)
+    line = ["--kd", "--teacher-checkpoint", str(path), *FLAGS, "--epochs", "1", "--results-dir", str(results)]
+    assert run(train.main, line) == 0
+    normalised = ["--teacher-mean", "0.1,0.2,0.3", "--teacher-std", "0.2,0.2,0.2"]
+    assert run(train.main, [*line, *normalised, "--resume"]) == 1
+    assert "other settings: teacher mean none instead of [0.1, 0.2, 0.3], teacher std" in capsys.readouterr().err
+    assert run(train.main, [*line, *normalised, "--overwrite"]) == 0
+    assert run(train.main, [*line, "--resume"]) == 1
+    assert "teacher mean [0.1, 0.2, 0.3] instead of none" in capsys.readouterr().err
 
 
 def test_a_teacher_of_another_architecture_names_both(results, capsys):
@@ -279,7 +294,7 @@ def test_a_signal_during_a_save_ends_after_the_save(tmp_path, capsys, monkeypatc
 
 def test_the_resume_command_is_a_command(tmp_path, capsys, monkeypatch):
     words = [*FLAGS, "--results-dir", str(tmp_path), "--overwrite=True"]
-    monkeypatch.setattr(train, "shlex", type("Join", (), {"join": staticmethod(lambda line: "\n".join(line))}))
+    monkeypatch.setattr(train, "shlex", type("Join", (), {"join": staticmethod("|".join)}))
     real = CheckpointWriter.epoch_done
 
     def save_and_signal(*arguments):
@@ -289,7 +304,7 @@ def test_the_resume_command_is_a_command(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(CheckpointWriter, "epoch_done", save_and_signal)
     assert run(train.main, words) == 143
     restore_signals()
-    again = capsys.readouterr().err.split("go on with: ")[1].split("\n")[2:-1]
+    again = capsys.readouterr().err.split("go on with: ")[1].strip().split("|")[2:]
     monkeypatch.setattr(CheckpointWriter, "epoch_done", real)
     assert run(train.main, again) == 0
     assert "resumed    after epoch 1 of 3" in capsys.readouterr().out
@@ -369,7 +384,7 @@ def test_a_disk_that_fills_up_at_a_plot_only_warns(results, resume, monkeypatch)
     monkeypatch.setattr(utils.train_run, "plot_run", full_disk)
     code, error = resume()
     assert code == 0
-    assert error.startswith("warning: no plots: ")
+    assert error.startswith("warning: no plots in ")
     assert (results / RUN / "test.json").exists()
 
 

@@ -155,7 +155,7 @@ def test_a_method_trains_resumes_and_has_a_row_with_its_gain_beside_kd(house, co
 
 
 def test_a_network_is_teacher_and_student(house):
-    add(house, "models/toy.py", NETWORK, "models/__init__.py", '    "cnn": "cnn",\n', '"toy": "toy",')
+    add(house, "models/toy.py", NETWORK, "models/__init__.py", '    "cnn": "cnn cnn_tiny",\n', '"toy": "toy",')
     train(house, "--all", "--dataset", "shapes", "--teacher", "toy", "--student", "toy")
     page = (house / "results/shapes/README.md").read_text()
     assert "| teacher toy |" in page

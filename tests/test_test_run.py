@@ -65,6 +65,17 @@ def test_the_metrics_of_training_and_of_test_py_are_the_same(results, command, t
     assert trained == json.loads((results[0] / "student-cnn_tiny/seed0/test.json").read_text())
 
 
+def test_equal_networks_have_one_and_the_same_cost(results):
+    folder, output = results
+    costs: dict[str, set] = {}
+    for path in folder.glob("*/seed*/analysis.json"):
+        analysis = json.loads(path.read_text())
+        names = ("latency_ms", "latency_q1_ms", "latency_q3_ms", "throughput")
+        costs.setdefault(analysis["model"], set()).add(tuple(analysis[name] for name in names))
+    assert {name: len(each) for name, each in costs.items()} == {"cnn": 1, "cnn_tiny": 1}
+    assert "ms for one image (quartiles " in output
+
+
 def test_a_student_with_kd_is_compared_with_its_teacher_and_the_student_alone(results):
     labels = draw(4000, seed=2).first(300).labels.numpy()
     for seed in ("seed0", "seed1"):
@@ -128,14 +139,22 @@ def test_other_test_images_than_those_of_the_run_leave_its_metrics_as_they_are(c
     assert json.loads((run / "last.analysis.json").read_text())["images"] == 100
 
 
-def test_a_checkpoint_of_its_own_is_measured_beside_itself(copy, tmp_path):
-    lonely = tmp_path / "lonely.pt"
-    shutil.copy(copy / "kd-cnn_tiny-t5/seed0/best.pt", lonely)
-    Evaluator({}, CPU, build_model).evaluate(lonely, None)
-    assert {path.name for path in tmp_path.glob("lonely.*")} == {
-        "lonely.pt", "lonely.test.json", "lonely.analysis.json",
-        "lonely.reliability.png", "lonely.confusion.png", "lonely.mistakes.png",
+def test_another_checkpoint_of_a_run_is_measured_beside_itself(copy):
+    run = copy / "kd-cnn_tiny-t5/seed0"
+    Evaluator({}, CPU, build_model).evaluate(run / "best.pt", None)
+    assert {path.name for path in run.glob("best.*")} == {
+        "best.pt", "best.test.json", "best.analysis.json",
+        "best.reliability.png", "best.confusion.png", "best.mistakes.png",
     }  # fmt: skip
+
+
+def test_a_run_records_its_teachers_hash_and_measured_accuracy(results):
+    run = results[0] / "kd-cnn_tiny-t5/seed0"
+    recorded = json.loads((run / "config.json").read_text())["teacher"]
+    assert load_checkpoint(run / "last.pt")["config"]["teacher"] == recorded
+    teacher = load_checkpoint(results[0] / "teacher-cnn/seed0/last.pt")
+    assert (recorded["sha256"], recorded["note"], recorded["images"]) == (teacher["sha256"], "", 30)
+    assert recorded["val_top1"] == pytest.approx(teacher["metrics"]["val_top1"], abs=1e-3)
 
 
 def test_a_checkpoint_of_other_classes_than_the_images_is_refused(copy):

@@ -67,7 +67,7 @@ def frozen(model: nn.Module, needs: str = "logits", compute: Compute = CPU, **mo
     """`model` as a teacher."""
     model = compute.place(model).eval().requires_grad_(False)
     tapped = TappedNetwork(model, needs, torch.zeros(2, 3, 32, 32, device=compute.device))
-    settings = {"name": "toy", "sha256": "a" * 64, "description": "", "rescale": None}
+    settings = {"name": "toy", "sha256": "a" * 64, "path": Path("toy.pt"), "rescale": None}
     return LiveTeacher(tapped, compute, **settings | more)
 
 

@@ -4,7 +4,7 @@ import platform
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,15 @@ import torch
 from utils.data.batches import Batches
 from utils.data.dataset import Dataset
 from utils.distillation.cache import cached
+from utils.distillation.check import TeacherCheck, check_teacher
+from utils.distillation.ensemble import Ensemble
 from utils.distillation.taps import TappedNetwork
 from utils.distillation.teacher import LiveTeacher, load_teacher
 from utils.evaluation.analysis import analyse, predict
 from utils.evaluation.metrics import count_parameters, format_metrics
 from utils.losses.method import CrossEntropy, Method
 from utils.reporting.curves import plot_run
+from utils.reporting.format import duplicates_text
 from utils.reporting.sweep import VALIDATION
 from utils.runtime.checkpoint import BuildModel, load_checkpoint, require_fit, weights_sha256
 from utils.runtime.device import Compute
@@ -46,15 +49,21 @@ class Run:
     compute: Compute
     batches: Batches
     method: Method
-    teacher: LiveTeacher | None
+    teacher: LiveTeacher | Ensemble | None
     identity: Identity
+    check: TeacherCheck | None = None  # of the teacher, before the training
 
     def record(self) -> dict[str, Any]:
         """What config.json and each checkpoint say of the run's settings."""
         paths = {"run": self.config.run_dir.parent.name, "data_dir": self.config.data_dir}
+        data = {"data": self.dataset.counts(), "duplicates": self.dataset.duplicates}
+        record = self.identity.to_record() | data | paths
         if self.teacher is not None:
-            paths |= {"teacher_path": str(self.config.teacher_path), "teacher_run": self.teacher.run}
-        return self.identity.to_record() | {"data": self.dataset.counts()} | paths
+            teacher = {"sha256": self.teacher.sha256, "note": self.teacher.note} | self.check.record()
+            record |= {"teacher": teacher}
+            if isinstance(self.teacher, LiveTeacher):  # what test.py compares the student with
+                record |= {"teacher_path": str(self.teacher.path), "teacher_run": self.teacher.run}
+        return record
 
 
 def train_run(
@@ -97,7 +106,7 @@ def identity_of(config) -> Identity:
     if config.method is not None:
         values |= {f"{SETTING}{name}": value for name, value in values.pop("settings").items()}
         defaults |= {f"{SETTING}{name}": value for name, value in config.method.defaults.items()}
-        label = config.method.kind.__name__
+        label = config.method.label
     return Identity(values, defaults, label, partial=True)
 
 
@@ -105,20 +114,40 @@ def _prepare(config, run_dir: RunDir, dataset: Dataset, compute: Compute, build_
     """Load the teacher and settle the run's identity."""
     views = _views(config, compute)
     augmentation = dataset.augmentation(config.padding, config.flip, config.cutout)
+    method = CrossEntropy()
+    method.label_smoothing = config.label_smoothing
+    if config.role == "kd":
+        method = config.method.build(config.label_smoothing)
+        augmentation = replace(augmentation, strong=method.strong_view)
     batches = dataset.training_batches(config.batch_size, config.seed, augmentation, views)
     known = identity_of(config)
     values = known.values | {"padding": augmentation.padding, "flip": augmentation.flip}
     values |= {"precision": compute.precision} | dataset.fingerprints
     if config.role != "teacher":
         values["views"] = min(views, config.epochs) or config.epochs  # distinct ones
-    teacher, method = None, CrossEntropy()
-    method.label_smoothing = config.label_smoothing
+    teacher = None
     if config.role == "kd":
-        method = config.method.build(config.label_smoothing)
-        teacher = load_teacher(config.teacher_path, config.teacher, method.needs, dataset, compute, build_model)
-        values |= {"teacher": teacher.name, "teacher_sha256": teacher.sha256[:16]}
+        if method.compares_samples and config.batch_size == 1:
+            what = f"--method {config.method.name} compares the images of a batch, and --batch-size is 1"
+            raise UserError(what, "--batch-size 2 or more")
+        if method.needs != "labels":
+            teacher = _load_teachers(config, method.needs, dataset, compute, build_model)
+            values |= {"teacher": teacher.name, "teacher_sha256": teacher.sha256[:16]} | teacher.settings
     identity = Identity(values, known.defaults, known.label, len(dataset.train))
     return Run(config, run_dir, dataset, compute, batches, method, teacher, identity)
+
+
+def _load_teachers(
+    config, needs: str, dataset: Dataset, compute: Compute, build_model: BuildModel
+) -> LiveTeacher | Ensemble:
+    paths, normalisation = config.teacher_paths, config.teacher_normalisation
+    if len(paths) > 1 and needs != "logits":
+        hint = "name one --teacher-checkpoint, or a --method that matches logits alone"
+        raise UserError("of several teachers, only the logits can be mixed", hint)
+    members = tuple(
+        load_teacher(path, config.teacher, needs, dataset, compute, build_model, normalisation) for path in paths
+    )
+    return members[0] if len(members) == 1 else Ensemble(members, members, config.teacher_mix)
 
 
 def _build(run: Run, build_model: BuildModel) -> TrainState:
@@ -130,7 +159,7 @@ def _build(run: Run, build_model: BuildModel) -> TrainState:
         images = next(run.batches.epoch(0)).images
         try:
             student = TappedNetwork(model, run.method.needs, images).example(images)
-            run.method.adapt(student, run.teacher.network.example(images))
+            run.method.adapt(student, run.teacher.example(images))
         except ValueError as error:
             raise UserError(f"--method {config.method.spec}: {error}", "python train.py --list-methods") from error
         run.method.to(run.compute.device)
@@ -145,7 +174,13 @@ def _train(run: Run, state: TrainState, action: str, check_interrupt: Callable[[
     config, dataset, compute = run.config, run.dataset, run.compute
     teacher, header = run.teacher, _header(run, state)
     if teacher is not None:
-        header["teacher"] = teacher.description
+        run.check = check_teacher(teacher, dataset, check_interrupt)
+        note = f" ({teacher.note})" if teacher.note else ""
+        header["teacher"] = f"{teacher.name}, {run.check}, {teacher.path}{note}"
+        if isinstance(teacher, Ensemble):
+            checks = [check_teacher(member, dataset, check_interrupt) for member in teacher.members]
+            alone = ", ".join(f"{m.name} {c.top1:.2f} %" for m, c in zip(teacher.members, checks, strict=True))
+            header["teacher"] = f"{len(checks)}, mixed by {teacher.mix}: {run.check}; alone: {alone}"
         teacher, header["outputs"] = _with_cache(run, check_interrupt)
     print_header(f"{config.run_dir.parent.name}, seed {config.seed}", header)
     if action == "start":
@@ -176,7 +211,14 @@ def _with_cache(run: Run, check_interrupt: Callable[[], None]):
     beside_the_runs = config.dataset_dir / "teacher-outputs"
     folder = beside_the_runs if config.teacher_cache == "auto" else Path(config.teacher_cache)
     data, limit = run.dataset.fingerprints["data"], config.teacher_cache_limit
-    return cached(run.teacher, run.batches, data, config.epochs, folder, limit, check_interrupt)
+
+    def stored(teacher: LiveTeacher):
+        return cached(teacher, run.batches, data, config.epochs, folder, limit, check_interrupt)
+
+    if isinstance(run.teacher, LiveTeacher):
+        return stored(run.teacher)
+    teachers, texts = zip(*map(stored, run.teacher.members), strict=True)
+    return replace(run.teacher, teachers=teachers), "; ".join(texts)
 
 
 def _finish(run: Run, state: TrainState) -> None:
@@ -192,9 +234,10 @@ def _finish(run: Run, state: TrainState) -> None:
     try:
         test = None if config.swept else metrics
         history = run.run_dir.read_history()
-        plot_run(config.run_dir.parent.name, history, run.run_dir.accuracy, run.run_dir.loss, test)
-    except OSError as error:
-        print(f"warning: no plots: {error}", file=sys.stderr)  # metrics are worth more than their plot
+        name, files = config.run_dir.parent.name, (run.run_dir.accuracy, run.run_dir.loss)
+        plot_run(name, run.identity["role"], history, *files, test)
+    except OSError as error:  # metrics are worth more than their plot
+        print(f"warning: no plots in {config.run_dir}: {error}", file=sys.stderr)
     write_json(run.run_dir.results, metrics)
     print(format_metrics(metrics, part), flush=True)
 
@@ -203,8 +246,11 @@ def _header(run: Run, state: TrainState) -> dict[str, str]:
     config, counts, size = run.config, run.dataset.counts(), run.dataset.train.image_size
     images = ", ".join(f"{count:,} {part}" for part, count in counts.items())
     classes = run.dataset.train.num_classes
-    header = {
-        "data": f"{config.dataset}: {images}; {classes} classes, {size}x{size} pixels",
+    header = {"data": f"{config.dataset}: {images}; {classes} classes, {size}x{size} pixels"}
+    if text := duplicates_text(run.dataset.duplicates, counts):
+        hint = "" if config.drop_duplicates else " (--drop-duplicates True trains without them)"
+        header["duplicates"] = f"{text}{hint}"
+    header |= {
         "network": f"{config.network}, {count_parameters(state.model):,} parameters",
         "objective": run.method.formula(),
         "recipe": config.recipe_text(),
@@ -242,10 +288,9 @@ def _restore(path: Path, state: TrainState, identity: Identity) -> None:
     changed = identity.explain(Identity.from_record(checkpoint["config"]))
     if changed:
         raise DamagedFile(f"{path} is of another run: {', '.join(changed)}", "--overwrite starts the run again")
-    expected = {key: tensor.shape for key, tensor in state.result.state_dict().items()}
-    require_fit(path, checkpoint["model"], expected, f"the {identity['network']} of this run")
+    require_fit(path, checkpoint["model"], state.result.state_dict(), f"the {identity['network']} of this run")
     try:
         state.load_state_dict(checkpoint["model"], checkpoint)
-    except (UserError, KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+    except Exception as error:  # the content of the file decides which
         hint = "--overwrite starts the run again"
         raise DamagedFile(f"{path} cannot be resumed: {error!s:.200}", hint) from error

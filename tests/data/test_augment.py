@@ -74,6 +74,27 @@ def test_views_orders_and_pixels_are_those_of_earlier_versions(seed, number, cut
     assert hashlib.sha256(content).hexdigest()[:16] == digest
 
 
+def test_a_strong_view_changes_colours_and_erases_half_beside_the_usual_one():
+    pixels, order = images(20, size=8).images, draw_order(0, 0, 20)[:6]
+    strong = Augmentation(padding=1, strong=True)
+    view = strong.draw_view(3, 0, 20, 8)
+    both, erased = strong.apply(pixels, order, view)
+    usual, none = Augmentation(padding=1).apply(pixels, order, view)
+    assert none is None
+    assert torch.equal(both[:6], usual)
+    assert not erased[:6].any()
+    for row, index in enumerate((order + 20).tolist()):
+        places = (view.top, view.left, view.flip)
+        crop = reference_crop(pixels[index - 20], 1, *(values[index] for values in places)).double()
+        brightness, contrast, saturation = view.colour[index - 20].double().tolist()
+        crop *= brightness
+        grey = (crop * torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64)).sum(2, keepdim=True)
+        crop = grey + (crop - grey) * saturation
+        expected = (grey.mean() + (crop - grey.mean()) * contrast).clamp(0, 255)
+        assert (both[6 + row].double() - expected).abs().max() <= 0.51  # rounded
+        assert torch.equal(erased[6 + row], reference_erased(8, 8, view.erase_y[index], view.erase_x[index], 4))
+
+
 def test_without_padding_and_flip_every_view_shows_the_images_as_they_are():
     pixels = images(20, size=8).images
     augmentation = Augmentation(padding=0, flip=False)
@@ -105,7 +126,7 @@ def test_order_crop_flip_and_square_are_independent_of_each_other_of_epochs_and_
     for seed, epoch in ((0, 0), (0, 1), (1, 0), (1, 1), (2, 0)):
         view = Augmentation().draw_view(seed, epoch, 20_000, 32)._asdict().items()
         # Sides of one image alternate between epochs, so only those of the first are independent.
-        drawn += [values for name, values in view if name != "flip" or epoch == 0]
+        drawn += [values for name, values in view if name != "colour" and (name != "flip" or epoch == 0)]
         drawn.append(draw_order(seed, epoch, 20_000))
     correlation = np.corrcoef(torch.stack(drawn).double().numpy())
     np.fill_diagonal(correlation, 0)

@@ -95,6 +95,14 @@ def test_cifar_is_downloaded_once_into_a_new_folder_and_read_from_there_afterwar
     archive.assert_is(load_images(archive.name, tmp_path / "new" / "data"))
 
 
+def test_the_test_part_of_cifar_comes_alone_where_it_alone_is_asked_for(archive, tmp_path):
+    archive.write(tmp_path)
+    both = load_images(archive.name, tmp_path)
+    parts = load_images(archive.name, tmp_path, test_only=True)
+    assert parts.train is None
+    assert parts.test.fingerprint() == both.test.fingerprint()
+
+
 @pytest.mark.parametrize("server", ["gone", "silent"])
 def test_a_failed_download_is_one_line_that_names_the_archive_and_following_it_helps(
     archive, tmp_path, monkeypatch, server

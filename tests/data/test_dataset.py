@@ -35,7 +35,7 @@ def test_training_batches_have_the_augmentation_and_evaluation_has_none():
 def test_a_tenth_is_held_out_unless_the_user_names_a_number(monkeypatch, limit, val_size, counts):
     monkeypatch.setattr(utils.data.dataset, "load_images", lambda *_, **__: Parts(images(200), images(60)))
     config = SimpleNamespace(
-        dataset="any", data_dir="any", image_size=32, limit=limit, val_size=val_size, skip_bad_images=False
+        dataset="any", data_dir="any", image_size=32, limit=limit, val_size=val_size, drop_duplicates=False
     )
     dataset = load_dataset(config, CPU)
     assert tuple(dataset.counts().values()) == counts

@@ -15,7 +15,7 @@ from PIL import Image
 from toys import CPU
 
 from utils.data.dataset import load_dataset
-from utils.data.sources import Parts, decode, folder, load_images
+from utils.data.sources import Parts, decode, folder, image_cache, load_images
 from utils.runtime import files as storage
 from utils.runtime.errors import UserError
 
@@ -173,6 +173,13 @@ def test_the_list_of_unreadable_images_goes_to_a_new_file_elsewhere_where_it_can
     assert (tree / "unreadable-images.txt").read_text() == "the user's own"
 
 
+def test_a_pipe_of_the_name_of_the_list_of_unreadable_images_is_not_waited_for(tree):
+    (tree / "train" / "dog" / "bad.png").write_bytes(b"")
+    os.mkfifo(tree / "unreadable-images.txt")
+    with pytest.raises(UserError, match=r"all are listed in .*unreadable-images-"):
+        load(tree)
+
+
 def test_with_skip_bad_images_a_run_goes_on_without_them_and_says_so(tree):
     expected = load_fresh(tree)
     broken = broken_files(tree)
@@ -182,6 +189,18 @@ def test_with_skip_bad_images_a_run_goes_on_without_them_and_says_so(tree):
     assert note.startswith("left out 5 unreadable of 13 images: ")
     listing = (tree / "unreadable-images.txt").read_text()
     assert all(str(path) in listing for path in broken)
+
+
+def test_test_images_know_their_files_also_where_others_are_left_out(tree):
+    (tree / "test/cat/deep").mkdir()
+    Image.new("RGB", (40, 40), "orange").save(tree / "test/cat/deep/new.png")
+    first = sorted((tree / "test/cat").glob("*.png"))[0]
+    first.write_bytes(b"broken")
+    test = load(tree, skip_bad_images=True).test
+    paths = sorted(path for path in (tree / "test").rglob("*.png") if path != first)
+    assert test.files == tuple(path.relative_to(tree).as_posix() for path in paths)
+    assert test.class_names[test.labels[test.files.index("test/cat/deep/new.png")]] == "cat"
+    assert test.first(2).files == tuple(test.files[index] for index in (0, len(test) - 1))
 
 
 def test_with_skip_bad_images_a_class_that_is_lost_is_an_error(tree):
@@ -250,6 +269,31 @@ def test_a_part_that_is_missing_is_named_with_the_expected_layout(tree, part):
     shutil.rmtree(tree / part)
     with pytest.raises(UserError, match=f"no folder .*{part} .*train/<class>/<image>"):
         load(tree)
+
+
+def test_the_test_part_alone_needs_no_other_and_has_the_classes_of_its_folders_or_of_a_network(tree):
+    both = load(tree)
+    shutil.rmtree(tree / "train")
+    parts = load(tree, test_only=True)
+    assert (parts.train, parts.val) == (None, None)
+    assert parts.test.fingerprint() == both.test.fingerprint()
+    shutil.rmtree(tree / "test" / "cat")
+    test = load(tree, test_only=True, class_names=("dog", "bird", "cat")).test
+    assert test.class_names == ("dog", "bird", "cat")
+    assert set(test.labels.tolist()) == {0}
+    with pytest.raises(UserError, match="test has classes that the network lacks: dog"):
+        load(tree, test_only=True, class_names=("bird", "cat"))
+
+
+def test_without_the_test_part_a_hint_names_what_is_there(tree, tmp_path):
+    shutil.rmtree(tree / "train")
+    with pytest.raises(UserError, match=rf"images has test/ in it: --data-dir {tree}"):
+        load(tmp_path, test_only=True)
+    with pytest.raises(UserError, match=rf"one part of the data: --data-dir {tree}\)"):
+        load(tree / "test", test_only=True)
+    (tree / "test").rename(tree / "val")
+    with pytest.raises(UserError, match=r"no folder .*test .*there is val/: .*Rename val/ to test/"):
+        load(tree, test_only=True)
 
 
 def test_a_data_folder_that_is_missing_is_named_and_not_made(tmp_path):
@@ -371,6 +415,7 @@ def test_without_a_validation_folder_the_source_has_no_validation_part(tree):
 
 def settings(tree: Path, **more) -> SimpleNamespace:
     usual = {"dataset": "folder", "data_dir": str(tree), "image_size": 32, "limit": None, "val_size": None}
+    usual |= {"drop_duplicates": False}
     return SimpleNamespace(**usual | more)
 
 
@@ -477,7 +522,11 @@ def test_an_image_that_decodes_to_one_colour_although_its_file_has_more_is_noted
     drawing = np.full((32, 32, 4), 255, np.uint8)
     drawing[:, :16, 3] = 0
     save(tree / "train" / "cat" / "icon.png", drawing)
-    assert "1 decoded to nearly one colour, although the file has more: " in notes(tree)
+    for _ in range(2):  # decoded, and from the cache
+        assert "1 decoded to nearly one colour, although the file has more: " in notes(tree)
+    save(tree / "train" / "cat" / "more.png", solid(1, 2, 3))
+    assert "icon.png" in notes(tree)
+    assert "one colour" not in notes(tree, limit=2)
 
 
 def test_warnings_of_decoders_do_not_reach_the_terminal(tree, capfd):
@@ -635,6 +684,18 @@ def swap(tree: Path) -> None:
             load(tree)
 
 
+def swap_names(tree: Path) -> None:
+    """Likewise, and neither file is written to."""
+    cat = tree / "train" / "cat"
+    size = max((cat / name).stat().st_size for name in ("1.png", "2.png"))
+    for name in ("1.png", "2.png"):
+        (cat / name).write_bytes((cat / name).read_bytes().ljust(size, b"\0"))
+        os.utime(cat / name, ns=(10**18, 10**18))
+    load(tree)
+    for old, new in (("1.png", "x"), ("2.png", "1.png"), ("x", "2.png")):
+        (cat / old).rename(cat / new)
+
+
 def remove(tree: Path) -> None:
     (tree / "train" / "cat" / "1.png").unlink()
 
@@ -652,7 +713,9 @@ def rename_class(tree: Path) -> None:
         (tree / part / "cat").rename(tree / part / "zebra")
 
 
-@pytest.mark.parametrize("step", [add, change, grow, swap, remove, rename, move_to_another_class, rename_class])
+@pytest.mark.parametrize(
+    "step", [add, change, grow, swap, swap_names, remove, rename, move_to_another_class, rename_class]
+)
 def test_a_cache_is_made_again_when_files_change(tree, decoded, capsys, step):
     before = load(tree)
     step(tree)
@@ -671,6 +734,81 @@ def test_a_new_file_is_the_only_one_that_is_decoded_again(tree, decoded):
     save(tree / "test" / "cat" / "1.png", solid(1, 2, 3))
     load(tree)
     assert decoded == ["test/cat/1.png"]
+
+
+def touch(tree: Path) -> Path:
+    for path in tree.glob("*/*/*.png"):
+        os.utime(path, ns=(10**18, 10**18))
+    return tree
+
+
+def copy(tree: Path) -> Path:
+    return Path(shutil.copytree(tree, tree.with_name("copy")))
+
+
+def set_mode(tree: Path) -> Path:
+    for path in tree.glob("*/*/*.png"):
+        path.chmod(0o600)
+    return tree
+
+
+def rename_classes(tree: Path) -> Path:
+    rename_class(tree)
+    return tree
+
+
+@pytest.mark.parametrize("step", [touch, copy, set_mode, rename_classes])
+def test_files_of_the_same_content_as_before_are_not_decoded_again(tree, decoded, step):
+    drawing = np.full((32, 32, 4), 255, np.uint8)
+    drawing[:, :16, 3] = 0
+    save(tree / "train" / "cat" / "icon.png", drawing)
+    load(tree)
+    tree = step(tree)
+    expected = load_fresh(tree)
+    decoded.clear()
+    for _ in range(2):  # by their content, then by their new state
+        parts = load(tree)
+        assert same(parts, expected)
+        assert "icon.png" in parts.notes[-1]
+    assert decoded == []
+
+
+@pytest.mark.parametrize(
+    "make",
+    [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/zero"), lambda path: path.symlink_to("/dev")],
+    ids=["pipe", "folder", "device", "link to a folder"],
+)
+def test_a_cache_that_is_no_file_is_said_in_one_line_and_left_as_it_is(tree, capsys, make):
+    expected = load(tree)
+    cache = the_cache(tree)
+    cache.unlink()
+    make(cache)
+    kind = cache.lstat().st_mode
+    assert same(load(tree), expected)
+    assert capsys.readouterr().err == f"warning: no image cache, every start decodes: {cache} is not a file\n"
+    assert cache.lstat().st_mode == kind
+
+
+def test_a_cache_larger_than_its_images_can_be_is_not_read_but_made_again(tree, capsys):
+    expected = load(tree)
+    cache = the_cache(tree)
+    os.truncate(cache, 2**40)  # a file with a hole, of nearly nothing on the disk
+    assert same(load(tree), expected)
+    assert capsys.readouterr().err == f"note: {cache} is too large for its images, and is made again\n"
+    assert cache.stat().st_size < 2**20
+    assert same(load(tree), expected)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_cache_that_the_disk_does_not_give_back_is_made_again_with_a_note(tree, capsys, monkeypatch):
+    expected = load(tree)
+
+    def fail(path, **_more):
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    monkeypatch.setattr(image_cache, "read_tensors", fail)
+    assert same(load(tree), expected)
+    assert f"note: {the_cache(tree)} is damaged" in capsys.readouterr().err
 
 
 def test_each_image_size_has_a_cache_of_its_own_with_the_size_in_its_name(tree, decoded):
@@ -744,7 +882,9 @@ def test_a_cache_of_something_else_is_made_again_with_a_note(tree, capsys):
         content | {"images": images[:5], "sha256": storage.sha256_of({"images": images[:5]})},
         content | {"images": images.float(), "sha256": storage.sha256_of({"images": images.float()})},
         content | {"images": images.flip(0)},
-        {"keys": content["keys"]},
+        {"states": content["states"]},
+        content | {"flat": content["flat"][:5]},
+        content | {"contents": content["contents"][:, :8]},
         {"key": "of an earlier version", "images": images},
     ):
         torch.save(wrong, cache)

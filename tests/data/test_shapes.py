@@ -21,6 +21,12 @@ def test_shapes_are_balanced_uint8_images_of_ten_named_classes(drawn):
         assert len(set(part.class_names)) == 10
 
 
+def test_the_test_part_alone_is_the_same(drawn):
+    parts = load_images("shapes", "nowhere", test_only=True)
+    assert parts.train is None
+    assert parts.test.fingerprint() == drawn.test.fingerprint()
+
+
 def test_shapes_are_the_same_in_every_draw_whatever_the_global_random_state_and_threads():
     threads = torch.get_num_threads()
     draws = []

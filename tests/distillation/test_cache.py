@@ -10,7 +10,7 @@ from toys import CPU, NORMALISE, assert_same_weights, frozen, images, network, t
 from models import build_model
 from utils.data.augment import Augmentation
 from utils.data.batches import Batches, Normalise
-from utils.distillation.cache import OVERHEAD, CachedTeacher, OutputCache, cached
+from utils.distillation.cache import OVERHEAD, SAMPLES, CachedTeacher, OutputCache, cached
 from utils.distillation.teacher import LiveTeacher
 from utils.losses import Outputs
 from utils.runtime.device import Compute
@@ -63,11 +63,11 @@ def test_epoch_e_serves_view_e_modulo_v_in_an_order_of_its_own():
         assert epoch < 3 or not torch.equal(indices, first_indices)
 
 
-@pytest.mark.parametrize("cutout", [0, 8])
+@pytest.mark.parametrize("changes", [{"cutout": 0}, {"cutout": 8}, {"strong": True}])
 @pytest.mark.parametrize("needs", ["logits", "embedding"])
-def test_cached_outputs_equal_live_ones_to_the_precision_of_float16(tmp_path, needs, cutout):
+def test_cached_outputs_equal_live_ones_to_the_precision_of_float16(tmp_path, needs, changes):
     """Batches are shuffled and augmented, and the last one is smaller: indices and views must match."""
-    batches, live = served(cutout=cutout), teacher(needs=needs)
+    batches, live = served(**changes), teacher(needs=needs)
     for written_before in (False, True):
         stored = opened(tmp_path, live, batches)
         for epoch in range(5):
@@ -119,7 +119,7 @@ def test_another_run_reads_what_the_first_one_wrote(tmp_path):
     outputs = [opened(tmp_path, first, served()).outputs(view) for view in range(3)]
     again = opened(tmp_path, second, served(views=2))  # fewer views of the same images are the same views
     assert all(torch.equal(again.outputs(view).logits, outputs[view].logits) for view in range(3))
-    assert (first.asked, second.asked) == (210, 0)
+    assert (first.asked, second.asked) == (210, 3 * SAMPLES)
     assert len(list(tmp_path.iterdir())) == 1
 
 
@@ -185,6 +185,66 @@ def test_a_file_that_does_not_hold_these_outputs_whole_is_never_used(tmp_path, s
     assert path.is_dir() or torch.equal(source.cache.read(1).logits, good)  # made again
 
 
+@pytest.mark.parametrize("needs", ["logits", "embedding"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_cached_outputs_are_compared_with_a_few_live_ones_once_a_view(tmp_path, capsys, needs, precision):
+    of = teacher(needs=needs, compute=Compute(CPU.device, precision))
+    expected = [opened(tmp_path, of, served()).outputs(view) for view in range(3)]
+    counting = Counting(of)
+    again = opened(tmp_path, counting, served())
+    for _ in range(2):
+        for view in range(3):
+            assert torch.equal(again.outputs(view).logits, expected[view].logits)
+    assert counting.asked == 3 * SAMPLES
+    assert capsys.readouterr().out == ""
+
+
+def of_another_view(cache: OutputCache) -> None:
+    """A file of the same key, size and time, with a valid checksum."""
+    state = cache.path(1).stat()
+    cache.path(1).write_bytes(cache.path(0).read_bytes())
+    os.utime(cache.path(1), ns=(state.st_atime_ns, state.st_mtime_ns))
+
+
+def of_another_teacher(cache: OutputCache) -> None:
+    cache.write(1, opened(cache.folder / "other", teacher(6), served()).outputs(1))
+
+
+def of_other_widths(cache: OutputCache) -> None:
+    cache.write(1, Outputs(torch.zeros(70, 1).half()))
+
+
+def of_no_numbers(cache: OutputCache) -> None:
+    cache.write(1, Outputs(torch.full((70, 4), torch.nan).half()))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("change", [of_another_view, of_another_teacher, of_other_widths, of_no_numbers])
+def test_cached_outputs_that_the_live_teacher_contradicts_are_made_again_with_a_note(
+    tmp_path, capsys, change, precision
+):
+    live = Counting(teacher(compute=Compute(CPU.device, precision)))
+    source = opened(tmp_path, live, served())
+    good = [source.outputs(view).logits for view in range(3)]
+    change(source.cache)
+    again = opened(tmp_path, live, served())
+    for _ in range(2):
+        assert all(torch.equal(again.outputs(view).logits, good[view]) for view in range(3))
+    note = "cached outputs are not those of the teacher now, and are made again"
+    assert capsys.readouterr().out == f"note: {source.cache.folder}: {note}\n"
+    assert torch.equal(source.cache.read(1).logits, good[1])
+
+
+def test_one_note_is_enough_for_all_views(tmp_path, capsys):
+    source = opened(tmp_path, teacher(), served())
+    other = opened(tmp_path, teacher(6), served())  # its hash is said to be the same
+    for view in range(3):
+        source.outputs(view)
+    for view in range(3):
+        other.outputs(view)
+    assert capsys.readouterr().out.count("made again") == 1
+
+
 def test_a_write_that_fails_leaves_the_view_absent_and_the_others_whole(tmp_path, monkeypatch, capsys):
     live = Counting(teacher())
     source = opened(tmp_path, live, served())
@@ -226,7 +286,7 @@ def test_of_two_processes_one_makes_the_outputs_and_the_other_waits_and_reads_th
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(each.asked for each in teachers) == [0, 70]
+    assert sorted(each.asked for each in teachers) == [SAMPLES, 70]
     assert torch.equal(results[0].logits, results[1].logits)
     assert "waiting" in capsys.readouterr().out
 

@@ -73,6 +73,25 @@ def test_stages_and_embedding_are_those_of_a_forward_pass_written_out(name, size
     outputs = TappedNetwork(model, "embedding", IMAGES)(IMAGES)
     assert outputs.features is None
     torch.testing.assert_close(outputs.embedding, embedding)
+    assert outputs.head[0] is model.head.weight
+    assert outputs.head[1] is model.head.bias
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_preactivations_are_what_the_last_relu_of_a_stage_takes(inplace):
+    def block(before: int, after: int) -> nn.Module:
+        layers = [nn.Conv2d(before, after, 3, 2, 1), nn.BatchNorm2d(after), nn.ReLU(inplace)]
+        return nn.Sequential(*layers)
+
+    layers = nn.Sequential(block(3, 4), block(4, 5), nn.Conv2d(5, 6, 3, 2, 1))  # the last stage has no ReLU
+    model = nn.Sequential(layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 10)).eval()
+    outputs = TappedNetwork(model, "features+preactivations", IMAGES)(IMAGES)
+    first, second, third = outputs.preactivations
+    torch.testing.assert_close(first, layers[0][:2](IMAGES))
+    assert (first < 0).any()
+    for before, after in zip((first, second), outputs.features[:2], strict=True):
+        torch.testing.assert_close(before.clamp(min=0), after)
+    torch.testing.assert_close(third, outputs.features[2])
 
 
 def hooks(model: nn.Module) -> int:

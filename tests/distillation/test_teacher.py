@@ -29,8 +29,8 @@ def saved_teacher(path, mean=NORMALISE.mean, std=NORMALISE.std):
     return model.eval()
 
 
-def loaded(path, needs: str = "logits", classes: int = 4) -> LiveTeacher:
-    return load_teacher(path, "cnn_tiny", needs, dataset(classes=classes), CPU, build_model)
+def loaded(path, needs: str = "logits", classes: int = 4, normalisation=None) -> LiveTeacher:
+    return load_teacher(path, "cnn_tiny", needs, dataset(classes=classes), CPU, build_model, normalisation)
 
 
 @pytest.mark.parametrize("method", ["kd", "fitnet:stage=0"])
@@ -82,7 +82,7 @@ def test_a_loaded_teacher_has_the_outputs_of_the_saved_network(tmp_path, needs):
             (16, 32, 32), (32, 16, 16), (64, 8, 8), (64, 4, 4)
         ]  # fmt: skip
     assert (teacher.name, teacher.sha256) == ("cnn_tiny", load_checkpoint(tmp_path / "last.pt")["sha256"])
-    assert teacher.description.startswith("cnn_tiny, validation top-1 81.00 %")
+    assert (teacher.path, teacher.note) == (tmp_path / "last.pt", "")
 
 
 def test_a_teacher_of_another_normalisation_sees_images_as_it_was_trained(tmp_path):
@@ -92,6 +92,53 @@ def test_a_teacher_of_another_normalisation_sees_images_as_it_was_trained(tmp_pa
     pixels = torch.randint(0, 256, (16, 32, 32, 3), dtype=torch.uint8)
     batch = next(batches(16, 16).epoch(0))._replace(images=NORMALISE(pixels))
     torch.testing.assert_close(teacher(batch).logits, model(own(pixels)), rtol=1e-4, atol=1e-4)
+
+
+def plain_teacher(path, **more) -> torch.nn.Module:
+    """A file of another program; returns the network."""
+    model = saved_teacher(path)
+    torch.save({"state_dict": model.state_dict()} | more, path)
+    return model
+
+
+UNIT = ((0.25, 0.5, 0.75), (0.25, 0.2, 0.5))
+RAW = Normalise([63.75, 127.5, 191.25], [63.75, 51.0, 127.5])
+
+
+@pytest.mark.parametrize(
+    ("more", "explicit", "expected", "line"),
+    [
+        (
+            {},
+            None,
+            NORMALISE,
+            "assumed is that of the images here, mean 0.498,0.498,0.498 and std 0.251,0.251,0.251",
+        ),
+        ({}, UNIT, RAW, "normalised with mean 0.25,0.5,0.75 and std 0.25,0.2,0.5"),
+        ({"mean": [0.1] * 3, "std": [0.1] * 3}, UNIT, RAW, "normalised with mean 0.25,0.5,0.75"),
+        ({"mean": UNIT[0], "std": UNIT[1]}, None, RAW, "normalised with its own mean: mean 0.25,0.5,0.75"),
+    ],
+)
+def test_a_teacher_of_another_program_sees_images_as_the_flags_say_or_its_file_or_else_as_the_data_are(
+    tmp_path, capsys, more, explicit, expected, line
+):
+    model = plain_teacher(tmp_path / "w.pt", **more)
+    teacher = loaded(tmp_path / "w.pt", normalisation=explicit)
+    notes = capsys.readouterr().err.splitlines()
+    assert [note for note in notes if "normalis" in note] == [note for note in notes if line in note]
+    assert any(line in note for note in notes)
+    pixels = torch.randint(0, 256, (16, 32, 32, 3), dtype=torch.uint8)
+    batch = next(batches(16, 16).epoch(0))._replace(images=NORMALISE(pixels))
+    torch.testing.assert_close(teacher(batch).logits, model(expected(pixels)), rtol=1e-4, atol=1e-4)
+    settings = {"teacher_mean": list(UNIT[0]), "teacher_std": list(UNIT[1])} if expected is RAW else {}
+    assert (teacher.note, teacher.settings) == ("of another program", settings)
+
+
+def test_a_checkpoint_of_this_program_has_its_own_normalisation_and_no_other(tmp_path):
+    saved_teacher(tmp_path / "last.pt", RAW.mean, RAW.std)
+    assert loaded(tmp_path / "last.pt").settings == {}
+    with pytest.raises(UserError, match=r"tells its normalisation .*leave out --teacher-mean and --teacher-std"):
+        loaded(tmp_path / "last.pt", normalisation=UNIT)
 
 
 def test_a_teacher_of_other_classes_is_refused(tmp_path):

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from toys import CPU, batches, network
 
-from utils.evaluation.metrics import Meter, count_parameters, evaluate
+from utils.evaluation.metrics import Meter, count_parameters, evaluate, format_metrics
 
 
 def test_evaluation_equals_all_samples_at_once():
@@ -49,3 +49,9 @@ def test_evaluation_leaves_weights_statistics_and_mode_alone():
 
 def test_parameters_are_counted_without_statistics():
     assert count_parameters(network()) == 3 * 9 * 8 + 16 + 8 * 4 + 4
+
+
+@pytest.mark.parametrize(("top5", "text"), [(99.5, "top-5 99.50 %"), (100.0, "top-1 80.00 %, loss")])
+def test_top5_is_named_where_it_says_something(top5, text):
+    metrics = {"top1": 80.0, "top5": top5, "loss": 0.5, "ece": 1.0, "images": 50, "parameters": 1000, "epoch": 3}
+    assert text in format_metrics(metrics)

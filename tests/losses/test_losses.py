@@ -10,12 +10,21 @@ import torch
 import torch.nn.functional as F
 
 from utils.losses import METHODS, Outputs, build_method
+from utils.losses.at import attention_distance
+from utils.losses.cc import neighbour_congruence
 from utils.losses.dkd import decoupled
-from utils.losses.method import CrossEntropy, kl_divergence, pair_stages
-from utils.losses.spec import list_methods, resolve_method, settings_of
+from utils.losses.fsp import flow
+from utils.losses.functional import kl_divergence, pair_stages
+from utils.losses.method import CrossEntropy
+from utils.losses.nst import channel_discrepancy
+from utils.losses.pkt import neighbour_divergence
+from utils.losses.reviewkd import context_loss
+from utils.losses.rkd import angles, relative_distances
+from utils.losses.sp import similarity_distance
+from utils.losses.spec import list_methods, method_class, resolve_method, settings_of
 
 TEMPERATURES = (0.5, 1.0, 4.0, 5.0, 20.0)
-LOGIT_METHODS = [name for name in METHODS if resolve_method(name).kind.needs == "logits"]
+LOGIT_METHODS = [name for name in METHODS if method_class(name).needs in ("logits", "labels")]
 END, LABELS = torch.tensor(1.0), torch.arange(8) % 10
 
 
@@ -34,20 +43,51 @@ VALUES = np.load(Path(__file__).with_name("reference_losses.npz"))
 CASES = {case["name"]: case for case in json.loads(Path(__file__).with_name("reference_losses.json").read_text())}
 
 
-def dkd_of(student, teacher, alpha, beta, temperature):
-    target, others = decoupled(student, teacher, torch.from_numpy(VALUES["target"]), temperature)
-    return temperature**2 * (alpha * target + beta * others)
+def built(spec: str, *terms: str, **names: str):
+    """The sum of `terms` of a method, from logits and a case's parameters; `names` are those of its settings."""
+
+    def loss(student, teacher, **params):
+        settings = {names.get(key, key): value for key, value in params.items()}
+        method = build_method(spec, **{"warmup": 0.0} | settings)
+        outputs = method(Outputs(student), Outputs(teacher), torch.from_numpy(VALUES["target"]), END)
+        assert outputs.keys() == {"CE", *terms}
+        return sum(outputs[term] for term in terms)
+
+    return loss
 
 
 # what stands for the case's `loss`: from its inputs and parameters to its value
 IMPLEMENTED = {
-    "kd": lambda student, teacher, temperature: temperature**2 * kl_divergence(student, teacher, temperature),
-    "dkd": dkd_of,
+    "kd": built("kd:alpha=1", "KL"),
+    "kd with logit standardization (unbiased std, eps 1e-7)": built("kd:standardize,weight=1", "KL"),
+    "dkd": built("dkd", "TCKD", "NCKD"),
+    "dist": built("dist", "classes", "samples"),
+    "ttm: KL(p_t^gamma renormalised || softmax(z_s)), mean over the batch": built("ttm", "KL"),
+    "wttm: as ttm, each sample weighted by sum_k p_t^gamma": built("wttm", "KL"),
+    "nkd without its CE": built("nkd", "target", "others"),
+    "rld without its CE": built("rld", "SCD", "MCD", alpha_temperature="target_temperature"),
+    "rld without its CE, logits standardised (unbiased std, eps 1e-7)": built(
+        "rld", "SCD", "MCD", alpha_temperature="target_temperature"
+    ),
+    "alpha-beta divergence, mean over the batch, without T^2": lambda student, teacher, **params: (
+        built("abkd", "AB")(student, teacher, **params) / params["temperature"] ** 2
+    ),
     "fitnet hint after the regressor": F.mse_loss,
+    "attention transfer p=2 (one layer)": attention_distance,
+    "similarity-preserving": similarity_distance,
+    "rkd": lambda student, teacher, distance, angle: sum(
+        weight * F.smooth_l1_loss(relation(student), relation(teacher))
+        for weight, relation in ((distance, relative_distances), (angle, angles))
+    ),
+    "pkt": neighbour_divergence,
+    "correlation congruence": neighbour_congruence,
+    "nst poly kernel": channel_discrepancy,
+    "fsp (two layers)": lambda s1, s2, t1, t2: F.mse_loss(flow(s1, s2), flow(t1, t2)),
+    "reviewkd hierarchical context loss (one level)": context_loss,
 }
 
 
-@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case["loss"] in IMPLEMENTED])
+@pytest.mark.parametrize("name", CASES)
 def test_value_and_gradient_agree_with_the_published_implementation(name):
     case = CASES[name]
     students = [torch.from_numpy(VALUES[each]).clone().requires_grad_() for each in case["student"]]
@@ -194,7 +234,7 @@ def test_two_classes_are_enough(name):
     assert student.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("name", LOGIT_METHODS)
+@pytest.mark.parametrize("name", [{"wkd": "wkd:epsilon=1"}.get(name, name) for name in LOGIT_METHODS])
 def test_the_gradient_passes_gradcheck_and_none_reaches_the_teacher(name):
     student = logits(2, 3, 4, torch.float64).requires_grad_()
     teacher = logits(3, 3, 4, torch.float64)
@@ -205,7 +245,10 @@ def test_the_gradient_passes_gradcheck_and_none_reaches_the_teacher(name):
     assert torch.autograd.gradcheck(loss, student)
 
 
-@pytest.mark.parametrize("name", LOGIT_METHODS)
+DIVERGENCES = ("kd", "kd:standardize", "dkd", "dist", "ttm:gamma=1", "wttm:gamma=1", "abkd", "wkd", "ctkd")
+
+
+@pytest.mark.parametrize("name", DIVERGENCES)
 def test_a_student_that_equals_its_teacher_has_only_its_cross_entropy(name):
     student = logits(4)
     terms = build_method(name)(Outputs(student), Outputs(student + 7), LABELS, END)
@@ -218,9 +261,9 @@ def test_a_student_that_equals_its_teacher_has_only_its_cross_entropy(name):
 @pytest.mark.parametrize("name", METHODS)
 def test_the_settings_of_a_method_are_its_constructors_and_stand_in_the_list(name):
     resolved = resolve_method(name)
-    assert resolved.settings == settings_of(resolved.kind) == resolved.defaults
+    assert resolved.settings == settings_of(method_class(name)) == resolved.defaults
     assert all(f"{setting}=" in list_methods() for setting in resolved.settings)
-    assert isinstance(resolved.build(), resolved.kind)
+    assert isinstance(resolved.build(), method_class(name))
 
 
 @pytest.mark.parametrize(
@@ -242,6 +285,35 @@ def test_a_spec_is_read_shortened_and_gives_a_folder_its_name(text, overrides, s
     assert resolve_method(resolved.spec).settings == resolved.settings
 
 
+def test_methods_add_up_and_the_cross_entropy_counts_once():
+    student, teacher = features(0, (8, 3, 16, 16)), features(1, (8, 4, 16, 16))
+    both = build_method("kd:alpha=0.5+fitnet:weight=2,stage=0", temperature=3)
+    both.adapt(student, teacher)
+    terms = both(student, teacher, LABELS, END)
+    kd = build_method("kd:alpha=0.5,temperature=3")(student, teacher, LABELS, END)
+    hint = both.methods[1](student, teacher, LABELS, END)["hint"]
+    assert terms.keys() == {"CE", "KL", "hint"}
+    torch.testing.assert_close(sum(terms.values()), sum(kd.values()) + hint)
+    assert both.needs == "features"
+    assert {name.split(".")[0] for name, _ in both.named_parameters()} == {"methods"}
+
+
+@pytest.mark.parametrize(
+    ("text", "spec", "folder", "slug", "label"),
+    [
+        ("kd:standardize", "kd:standardize", "kd-standardize", "t2", "StandardisedKD"),
+        ("kd:weight=3,standardize", "kd:standardize,weight=3", "kd-standardize", "t2-weight3", "StandardisedKD"),
+        ("kd+fitnet", "kd+fitnet", "kd+fitnet", "t5", "KD + FitNet"),
+        ("kd:alpha=1e+0+fitnet:ce=2", "kd:alpha=1+fitnet:ce=2", "kd+fitnet", "t5-a1-fitnet.ce2", "KD + FitNet"),
+        ("rld:standardize", "rld:standardize=true", "rld", "standardize", "RLD"),
+    ],
+)
+def test_forms_and_sums_of_methods_have_specs_folders_and_titles(text, spec, folder, slug, label):
+    resolved = resolve_method(text)
+    assert (resolved.spec, resolved.folder, resolved.slug(), resolved.label) == (spec, folder, slug, label)
+    assert resolve_method(resolved.spec).settings == resolved.settings
+
+
 def test_a_folder_of_a_sweep_names_what_is_swept_even_at_its_default():
     assert resolve_method("kd").slug("temperature", "alpha") == "t5-a0.9"
 
@@ -249,7 +321,7 @@ def test_a_folder_of_a_sweep_names_what_is_swept_even_at_its_default():
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("dkdd", "unknown method 'dkdd', did you mean dkd.*methods: kd, dkd"),
+        ("dkdd", "unknown method 'dkdd', did you mean dkd.*methods: kd, kd:standardize, dkd"),
         ("dkd:bta=2", "dkd has no setting 'bta', did you mean beta.*settings: temperature, alpha"),
         ("dkd:beta=two", "dkd:beta=two is not a number"),
         ("dkd:beta", "dkd:beta= is not a number"),
@@ -259,6 +331,11 @@ def test_a_folder_of_a_sweep_names_what_is_swept_even_at_its_default():
         ("dkd:beta=inf", "dkd: beta inf is not"),
         ("kd:temperature=0", "kd: temperature 0 is not from 0.01 to 10000"),
         ("kd:alpha=1.5", "kd: alpha 1.5 is not from 0 to 1"),
+        ("kd:standardise", "kd has no setting 'standardise', did you mean standardize"),
+        ("kd:standardize,alpha=0.5", "kd:standardize has no setting 'alpha'"),
+        ("kd+fitnett", "unknown method 'fitnett', did you mean fitnet"),
+        ("kd+kd", r"kd\+kd names a method twice"),
+        ("abkd:alpha=1e-5", "alpha 1e-05 is neither 0 nor at least 0.001"),
     ],
 )
 def test_a_spec_that_cannot_be_is_refused_in_one_line_that_names_the_fix(spec, message):

@@ -2,7 +2,16 @@
 
 import pytest
 
-from utils.reporting.format import code, fixed, format_gain, markdown, markdown_table, short, spread
+from utils.reporting.format import (
+    code,
+    fixed,
+    format_gain,
+    leave_out_top5,
+    markdown,
+    markdown_table,
+    short,
+    spread,
+)
 from utils.reporting.statistics import paired_gain
 
 
@@ -32,6 +41,14 @@ def test_a_gain_has_its_sign_and_its_spread_over_seeds():
 def test_a_markdown_table_has_names_on_the_left_and_numbers_on_the_right():
     table = markdown_table([{"model": "cnn", "top-1 (%)": "90.1"}, {"model": "vgg", "top-1 (%)": "94.2"}])
     assert table == "| model | top-1 (%) |\n|:--|--:|\n| cnn | 90.1 |\n| vgg | 94.2 |"
+
+
+@pytest.mark.parametrize(
+    ("cells", "there"), [(["100.00", "100.00 ± 0.00"], False), (["100.00", "99.98"], True), (["", ""], True)]
+)
+def test_a_column_in_which_every_row_has_all_images_among_the_first_five_is_left_out(cells, there):
+    rows = leave_out_top5([{"model": "cnn", "top-5 (%)": cell, "epochs": "3"} for cell in cells])
+    assert [("top-5 (%)" in row, row["epochs"]) for row in rows] == [(there, "3")] * 2
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,12 @@
 """The page of a dataset: what it says, that it is safe to open, and how it looks in a real browser."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
+from functools import partial
 from html import escape, unescape
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -14,6 +17,7 @@ import pytest
 from PIL import Image
 
 from utils.reporting.page import write_page
+from utils.reporting.style import COLOURS, GREY
 from utils.runtime.errors import UserError
 
 REFERENCE = Path(__file__).parents[2] / "results" / "reference" / "shapes"
@@ -41,6 +45,7 @@ def analyse(classes: int = 4, distilled: bool = False, **changes) -> dict:
         "confused": [pair | {"count": 31, "share": 3.1}],
         "mistakes": [pair | {"index": 123, "confidence": 99.5}],
         **{"parameters": 72954, "multiply_adds": 9_870_000, "file_bytes": 592_000, "latency_ms": 0.44},
+        **{"latency_q1_ms": 0.43, "latency_q3_ms": 0.46, "busy": ""},
         **{"throughput": 3456.7, "throughput_batch": 128, "device": "cpu & co", "threads": 2},
         **{"model": "cnn_tiny", "epoch": 12, "dataset": "shapes", "checkpoint": "results/<x>/last.pt"},
         "teacher": teacher if distilled else None,
@@ -91,6 +96,10 @@ class Reader(HTMLParser):
         if "td" in self.open or "th" in self.open:
             self.rows[-1][-1] += data.strip()
 
+    def items(self, start: str) -> list[str]:
+        """The texts that begin so."""
+        return [words for words in self.words if words.startswith(start)]
+
     def all(self, tag: str) -> list[dict[str, str]]:
         return [attributes for name, attributes in self.elements if name == tag]
 
@@ -120,7 +129,7 @@ def test_the_table_has_the_results_of_all_seeds(shapes):
         f"{top1.mean():.2f} ± {top1.std(ddof=1):.2f}",
         f"{(top1 - baseline).mean():+.2f} ± {(top1 - baseline).std(ddof=1):.2f}",
     ]
-    assert list(cells.values())[4:8] == ["72,954", "9.87 M", "592 k", "0.44"]
+    assert list(cells.values())[4:8] == ["72,954", "9.87 M", "592 k", "0.44 (0.43-0.46)"]
     assert cells["NLL (nats)"] == f"{loss.mean():.3f} ± {loss.std(ddof=1):.3f}"
     assert (cells["ECE (%)"], cells["agrees with the teacher (%)"]) == ("3.25 ± 0.00", "88.50 ± 0.00")
 
@@ -164,7 +173,7 @@ def test_no_text_becomes_markup(shapes):
 
 
 def test_a_name_that_is_no_unicode_leaves_a_readable_page(shapes):
-    broken = analyse(class_names=["\udcff", "\ud800", "c", "d"])
+    broken = analyse(class_names=["\udcff", "b", "c", "d"])
     (shapes / "teacher-cnn/seed0/analysis.json").write_text(json.dumps(broken))
     assert "?" in Reader(write_page(shapes)).text
 
@@ -186,7 +195,7 @@ def test_images_and_plots_are_told_in_words_and_headings_skip_no_level(shapes):
     assert len(reader.all("img")) == 4 * 2 - 1  # of one seed each; one is missing
     assert all(len(attributes["alt"]) > 20 for attributes in reader.all("img"))
     plots = [attributes for attributes in reader.all("svg") if attributes.get("role") == "img"]
-    assert len(plots) == 2 + 4 + 4
+    assert len(plots) == 2 + 3 + 3 + 4  # cost, curves, an objective each of CE and two temperatures, calibration
     assert all(len(attributes["aria-label"]) > 20 for attributes in plots)
     assert all("aria-hidden" in attributes for attributes in reader.all("svg") if attributes.get("class") == "key")
     levels = [int(tag[1]) for tag, _ in reader.elements if re.fullmatch("h[1-6]", tag)]
@@ -220,6 +229,15 @@ def test_a_damaged_analysis_is_named_and_the_old_page_stays(shapes, damage):
     assert (shapes / "report.html").read_text() == "old"
 
 
+def test_mistakes_name_the_files_of_their_images_where_these_have_any(shapes):
+    mistake = {"true": "cat", "predicted": "dog", "index": 7, "confidence": 99.5}
+    for seed in range(3):
+        named = analyse(mistakes=[mistake | {"file": "test/cat/<1>.png"}, mistake, mistake | {"file": 5}])
+        (shapes / f"teacher-cnn/seed{seed}/analysis.json").write_text(json.dumps(named))
+    items = [item.replace("\N{NO-BREAK SPACE}", " ") for item in Reader(write_page(shapes)).items("cat → dog")]
+    assert items == [f"cat → dog, 99.5 % sure, {of}" for of in ("test/cat/<1>.png", *["test image 7"] * 2)]
+
+
 def test_shorter_lists_than_promised_break_nothing(shapes):
     empty = {"count": [], "confidence": [], "accuracy": []}
     short = analyse(class_names=["a"], per_class=[], calibration=empty, confused=[], mistakes=[])
@@ -235,6 +253,15 @@ def test_a_folder_without_finished_runs_has_no_page(tmp_path):
 def test_gains_stand_above_the_table(shapes):
     text = Reader(write_page(shapes)).text
     assert text.index("KD at T = 5 gains 4.") < text.index("KD at T = 20 gains 2.") < text.index("agrees with")
+
+
+def test_equal_images_in_several_parts_are_a_note_above_the_table(shapes):
+    assert "Note:" not in Reader(write_page(shapes)).text
+    for path in shapes.glob("*/seed*/config.json"):
+        config = json.loads(path.read_text())
+        path.write_text(json.dumps(config | {"duplicates": {"test_in_train": 12}}))
+    text = Reader(write_page(shapes)).text
+    assert text.count("Note: 12 of 4,000 test images are in train, too.") == 1
 
 
 def test_classes_stand_by_their_gain_or_by_their_accuracy_unknown_ones_last_and_many_are_folded(shapes):
@@ -255,7 +282,9 @@ def test_classes_stand_by_their_gain_or_by_their_accuracy_unknown_ones_last_and_
 def test_curves_end_at_the_mean_of_the_last_epoch_that_all_seeds_have(shapes):
     paths = sorted(shapes.glob("teacher-cnn/seed*/history.csv"))
     losses = [float(path.read_text().splitlines()[-2].split(",")[5]) for path in paths]
-    paths[0].write_text("\n".join(paths[0].read_text().splitlines()[:-1]) + "\n")
+    *lines, last = paths[0].read_text().splitlines()
+    cells = last.split(",")
+    paths[0].write_text("\n".join([*lines, ",".join([*cells[:5], "", *cells[6:]])]) + "\n")
     end = re.search(r"teacher cnn: ([\d.]+) after", Reader(write_page(shapes)).plot("Validation loss"))[1]
     assert float(end) == pytest.approx(np.mean(losses), rel=5e-3)
 
@@ -275,20 +304,139 @@ def test_the_plot_of_cost_says_its_points(shapes):
     assert f"student cnn_tiny, alone: {values(shapes, 'student-cnn_tiny', 'top1').mean():.2f} % at 73 k" in label
 
 
-def test_reliability_pools_the_images_of_all_seeds_and_its_marks_stand_where_the_axes_say(shapes):
+def axes_of(figure: str) -> tuple[Callable[[float], float], Callable[[float], float]]:
+    """What the axes of a plot's markup say of a position: a value for each x and each y."""
+    x = re.findall(r'<text x="([\d.]+)" y="230\.?0?" text-anchor="middle">(\d+)<', figure)
+    y = re.findall(r'd="M0.0,([\d.]+)L[^>]*><text[^>]*>(\d+)<', figure)
+    lines = [np.polyfit(*np.array(labels, dtype=float)[[0, -1]].T, 1) for labels in (x, y)]
+    return tuple(partial(np.polyval, line) for line in lines)
+
+
+def test_reliability_pools_the_images_of_all_seeds_and_its_marks_and_bars_stand_where_the_axes_say(shapes):
     for seed, (count, confidence, accuracy) in enumerate([(100, 90.0, 60.0), (300, 98.0, 80.0), (0, None, None)]):
-        bins = {"count": [0, count], "confidence": [None, confidence], "accuracy": [None, accuracy]}
+        bins = {"count": [100, count], "confidence": [25.0, confidence], "accuracy": [30.0, accuracy]}
         (shapes / f"teacher-cnn/seed{seed}/analysis.json").write_text(json.dumps(analyse(calibration=bins)))
-    plot = write_page(shapes).read_text(encoding="utf-8").split('aria-label="Accuracy against confidence')[1]
-    ticks = dict(
-        re.findall(r'<text x="([\d.]+)" y="230\.?0?" text-anchor="middle">(\d+)<', plot.split("</figure>")[0])
-    )
-    heights = re.findall(r'd="M0.0,([\d.]+)L[^>]*><text[^>]*>(\d+)<', plot.split("</figure>")[0])
-    mark = r"translate\(([\d.]+) ([\d.]+)\)[^>]*><title>75.0 % right of 400 predictions at 96.0 % confidence<"
-    x, y = map(float, re.search(mark, plot).groups())
-    for position, labels, value in ((x, ticks.items(), 96), (y, heights, 75)):
-        (start, low), *_, (end, high) = (map(float, label) for label in labels)
-        assert low + (position - start) / (end - start) * (high - low) == pytest.approx(value, abs=0.1)
+    page = write_page(shapes).read_text(encoding="utf-8")
+    figure = page.split('aria-label="Accuracy against confidence')[1].split("</figure>")[0]
+    x, y = axes_of(figure)
+    tip = "75.0 % right of 400 predictions at 96.0 % confidence, 95 % interval 70.5 to 79.0"
+    mark = re.search(rf"translate\(([\d.]+) ([\d.]+)\)[^>]*><title>{re.escape(tip)}<", figure).groups()
+    assert (x(float(mark[0])), y(float(mark[1]))) == pytest.approx((96, 75), abs=0.1)
+    bars = re.findall(r'class="share" x="([\d.]+)" y="([\d.]+)" width="([\d.]+)" height="([\d.]+)"', figure)
+    for (left, top, width, height), share, start in zip(
+        np.array(bars, dtype=float), (300 / 7, 400 / 7), (0, 50), strict=True
+    ):
+        assert (y(top), y(top + height)) == pytest.approx((share, 0), abs=0.1)
+        assert (x(left), x(left + width)) == pytest.approx((start, start + 50), abs=0.5)
+
+
+def test_bins_of_few_images_are_hollow_and_no_line_leads_to_them(shapes):
+    bins = {"count": [900, 90, 3], "confidence": [20.0, 50.0, 90.0], "accuracy": [20.0, 50.0, 100.0]}
+    for seed in range(3):
+        (shapes / f"teacher-cnn/seed{seed}/analysis.json").write_text(json.dumps(analyse(calibration=bins)))
+    figure = write_page(shapes).read_text(encoding="utf-8").split('aria-label="Accuracy against confidence')[1]
+    marks = re.findall(r"(hollow|fill)=?[^>]*><title>[\d.]+ % right of ([\d,]+)", figure.split("</figure>")[0])
+    assert [(kind == "hollow", count) for kind, count in marks] == [(False, "2,700"), (False, "270"), (True, "9")]
+    line = re.search(r'stroke-width="2" d="([^"]*)"', figure)[1]
+    assert line.count(",") == 2
+
+
+def test_equal_networks_share_one_latency_that_of_quiet_moments(shapes):
+    for run, seed, ms, busy in (
+        *(("student-cnn_tiny", seed, ms, "") for seed, ms in enumerate((0.40, 0.42, 0.50))),
+        *(("kd-cnn_tiny-t5", seed, 8.9, "load 7.0 on 2 cores") for seed in range(3)),
+        *(("teacher-cnn", seed, 3.0, "load 7.0 on 2 cores") for seed in range(3)),
+        *(("kd-cnn_tiny-t20", seed, 0.44, "quartiles far apart") for seed in range(3)),
+    ):
+        cost = {"latency_ms": ms, "latency_q1_ms": ms - 0.02, "latency_q3_ms": ms + 0.1, "busy": busy}
+        (shapes / run / f"seed{seed}/analysis.json").write_text(json.dumps(analyse(**cost)))
+    reader = Reader(write_page(shapes))
+    texts = [reader.cells(title)["latency (ms)"] for title in ("alone", "KD at T = 5", "KD at T = 20", "teacher")]
+    assert texts == ["0.42 (0.40-0.52)"] * 3 + ["3.00 (2.98-3.10)*"]
+    assert "* measured on a busy machine (load 7.0 on 2 cores), so it may be too long." in reader.text
+
+
+def test_latencies_of_different_devices_are_told_apart_and_never_in_one_plot(shapes):
+    for seed in range(3):
+        other = analyse(device="cuda:0 (fast)", latency_ms=0.1)
+        (shapes / f"teacher-cnn/seed{seed}/analysis.json").write_text(json.dumps(other))
+    reader = Reader(write_page(shapes))
+    labels = [one["aria-label"] for one in reader.all("svg") if "against latency" in one.get("aria-label", "")]
+    assert ["teacher" in label for label in labels] == [True, False]
+    assert ["student" in label for label in labels] == [False, True]
+    assert "Latencies of different devices are not to be compared." in reader.text
+
+
+def test_an_analysis_of_an_earlier_version_has_a_latency_without_quartiles(shapes):
+    old = analyse()
+    for name in ("latency_q1_ms", "latency_q3_ms", "busy"):
+        del old[name]
+    for path in shapes.glob("*/*/analysis.json"):
+        path.write_text(json.dumps(old))
+    assert Reader(write_page(shapes)).cells("teacher")["latency (ms)"] == "0.44"
+
+
+def test_rows_of_other_objectives_are_never_in_one_plot(shapes):
+    labels = [one["aria-label"] for one in Reader(write_page(shapes)).all("svg") if one.get("role") == "img"]
+    rows = [
+        re.findall("teacher|alone|T = 20|T = 5", label) for label in labels if label.startswith("Training obj")
+    ]
+    assert rows == [["teacher", "alone"], ["T = 5"], ["T = 20"]]
+
+
+def test_logarithmic_axes_say_so(shapes):
+    text = Reader(write_page(shapes)).text
+    assert "parameters, logarithmic scale" in text
+    assert "latency (ms), logarithmic scale" in text
+    assert "cross-entropy in nats, logarithmic scale" in text
+
+
+def test_single_seeds_have_no_deviation_anywhere(shapes):
+    for path in shapes.glob("*/seed[12]"):
+        shutil.rmtree(path)
+    reader = Reader(write_page(shapes))
+    assert "±" not in reader.text
+    assert not [one for _, attributes in reader.elements for one in attributes.values() if one and "±" in one]
+    assert "lowest to the highest" not in reader.text
+
+
+def test_top5_is_left_out_where_it_says_nothing(shapes):
+    assert "top-5 (%)" in Reader(write_page(shapes)).rows[0]
+    for path in shapes.glob("*/*/test.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"top5": 100.0}))
+    assert "top-5 (%)" not in Reader(write_page(shapes)).rows[0]
+
+
+def test_a_colour_belongs_to_a_role(shapes):
+    def colours() -> dict[str, str]:
+        page = write_page(shapes).read_text(encoding="utf-8")
+        keys = re.findall(r'<svg class="key"[^>]*><path fill="([^"]*)"[^>]*></path></svg>([^<]*)', page)
+        return {name.replace("\N{NO-BREAK SPACE}", " "): colour for colour, name in keys}
+
+    every = colours()
+    assert len(set(every.values())) == 4
+    shutil.rmtree(shapes / "teacher-cnn")
+    assert colours() == {name: colour for name, colour in every.items() if "teacher" not in name}
+
+
+@pytest.mark.parametrize("part", ["confusion.png", "seed0", "teacher-cnn"])
+def test_what_a_link_points_to_is_left_out_and_named(shapes, part, capsys):
+    """A page is passed on: a folder from elsewhere must not get pictures of this machine into it."""
+    plot = shapes / "teacher-cnn/seed0/confusion.png"
+    link = next(path for path in (plot, *plot.parents) if path.name == part)
+    link.rename(shapes.parent / f"secret {part}")
+    link.symlink_to(shapes.parent / f"secret {part}")
+    reader = Reader(write_page(shapes))
+    assert len(reader.all("img")) == 4 * 2 - (1 if part == "confusion.png" else 2)
+    assert f"warning: {plot} is left out of the page: {link} is a link" in capsys.readouterr().err
+
+
+def test_what_is_no_regular_file_is_left_out_and_named(shapes, capsys):
+    plot = shapes / "teacher-cnn/seed0/mistakes.png"
+    plot.unlink()
+    os.mkfifo(plot)
+    assert len(Reader(write_page(shapes)).all("img")) == 4 * 2 - 1
+    assert f"{plot} is left out of the page: it is no regular file" in capsys.readouterr().err
 
 
 def browse(page: Path, script: str, width: int = 1280, dark: bool = False) -> tuple[list, list[str]]:
@@ -371,14 +519,19 @@ CONTRAST = """(() => {
     const pair = [light(colour), light(behind(one))].sort((a, b) => b - a);
     ratios[one.tagName + ' ' + colour] = (pair[0] + 0.05) / (pair[1] + 0.05);
   }
-  for (let number = 0; number < 8; number++) {
+  for (const colour of COLOURS) {
     const one = document.querySelector('.card').appendChild(document.createElement('i'));
-    one.className = 'c' + number;
+    one.style.color = colour;
     const pair = [light(numbers(getComputedStyle(one).color)), light(behind(one))].sort((a, b) => b - a);
-    ratios['mark ' + number] = 1.5 * (pair[0] + 0.05) / (pair[1] + 0.05);
+    ratios['mark ' + colour] = 1.5 * (pair[0] + 0.05) / (pair[1] + 0.05);
   }
+  const plot = light(numbers(getComputedStyle(document.querySelector('.picture')).backgroundColor));
+  const pair = [light(numbers('rgb GREY')), plot].sort((a, b) => b - a);
+  ratios['text in plots'] = (pair[0] + 0.05) / (pair[1] + 0.05);
   return [getComputedStyle(document.body).backgroundColor, ratios];
 })()"""
+CONTRAST = CONTRAST.replace("COLOURS", str(list(COLOURS)))
+CONTRAST = CONTRAST.replace("rgb GREY", " ".join(str(int(GREY[at : at + 2], 16)) for at in (1, 3, 5)))
 
 
 @pytest.mark.parametrize("dark", [False, True])
@@ -388,3 +541,25 @@ def test_text_and_marks_stand_out_in_light_and_dark(shapes, dark):
     assert (sum(map(int, re.findall(r"\d+", shade))) < 200) == dark
     assert len(ratios) > 12
     assert {what: ratio for what, ratio in ratios.items() if ratio < 4.5} == {}
+
+
+def test_on_a_phone_no_flag_breaks_and_captions_of_tables_say_that_there_is_more(shapes):
+    config = json.loads((shapes / "student-cnn_tiny/seed0/config.json").read_text())
+    config["command"] = "python train.py --label-smoothing 0.1 " + "--weight-decay 0.0005 " * 9
+    for seed in range(3):
+        (shapes / f"student-cnn_tiny/seed{seed}/config.json").write_text(json.dumps(config))
+    flags = "[...document.querySelectorAll('.flag')].map(one => [one.textContent, one.getClientRects().length])"
+    caption = "document.querySelector('caption > span').getBoundingClientRect().right <= innerWidth"
+    swipe = "getComputedStyle(document.querySelector('.swipe')).display"
+    page = write_page(shapes)
+    (found, caption_fits, display), _ = browse(page, f"[{flags}, {caption}, {swipe}]", 390)
+    assert {text for text, _ in found} >= {"--weight-decay", "--label-smoothing"}
+    assert {lines for _, lines in found} == {1}
+    assert (caption_fits, display) == (True, "inline")
+    assert browse(page, swipe)[0] == "none"
+
+
+def test_plots_on_the_page_are_as_wide_as_their_letters_need(shapes):
+    """Letters of 10 points in plots of 5.8 inches are 9 pixels high where a plot has 534 of them."""
+    widths = "[...document.images].map(one => one.clientWidth - 2 * parseFloat(getComputedStyle(one).padding))"
+    assert min(browse(write_page(shapes), widths)[0]) >= 534

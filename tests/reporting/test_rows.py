@@ -297,8 +297,10 @@ def test_an_unfinished_or_foreign_teacher_is_marked_in_the_table(tmp_path, note)
 def test_a_teacher_of_elsewhere_or_of_other_images_is_marked(tmp_path):
     run = {"identity": {"role": "teacher", "network": "vgg", "epochs": 3, "seed": 0, "data": "0" * 16}}
     distilled(tmp_path, taught_by=HASHES[1], data="f" * 16, teacher_run=run)
+    assert titles(tmp_path) == ["student cnn, KD at T = 5 (teacher trained on other images)"]
+    finished_run(tmp_path / "teacher-resnet" / "seed0", role="teacher", network="resnet", data="f" * 16)
     marks = "teacher trained on other images; teacher not in this table"
-    assert titles(tmp_path) == [f"student cnn, KD at T = 5 ({marks})"]
+    assert titles(tmp_path)[1] == f"student cnn, KD at T = 5 ({marks})"
 
 
 def test_seeds_whose_teachers_had_other_recipes_are_no_mean(tmp_path):
@@ -335,3 +337,12 @@ def test_no_text_of_a_run_becomes_markup_in_the_page(tmp_path):
     alts = [part.split('"')[0] for part in page.split('alt="')[1:]]
     assert len(alts) == 4
     assert all("<" not in alt and ">" not in alt for alt in alts)
+
+
+def test_a_mix_of_teachers_is_named_by_its_own_hash_and_a_method_without_a_teacher_by_none(tmp_path):
+    teacher(tmp_path)
+    distilled(tmp_path, taught_by=HASHES[9], teacher="vgg+cnn", teacher_mix="mean")
+    run = finished_run(tmp_path / "tfkd-cnn" / "seed0", role="kd", method="tfkd")
+    change_json(run.config, run="tfkd-cnn")
+    cells = [(row.title, row.teacher_text) for row in read_table(tmp_path)[0]]
+    assert cells[1:] == [("student cnn, KD at T = 5", "vgg+cnn (999999)"), ("student cnn, TFKD", "")]

@@ -108,6 +108,7 @@ def test_each_method_of_a_sweep_has_a_table_and_a_best_command_of_its_own(tmp_pa
         ("KD", "--kd True --temp 20 --alpha 0.9"),
         ("DKD", "--kd True --method dkd --temp 4 --alpha 1"),
     ]
+    assert "±" not in page  # of single seeds
     assert re.findall(r"\| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|", tables[0][1]) == [
         ("20", "0.9", "82.00"),
         ("5", "0.9", "80.00"),

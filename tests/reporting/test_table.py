@@ -1,4 +1,5 @@
 import statistics
+from pathlib import Path
 
 import pytest
 from toys import finished_run
@@ -6,6 +7,7 @@ from toys import finished_run
 import utils.reporting.table
 from utils.reporting.table import write_report
 from utils.runtime.errors import UserError
+from utils.runtime.run_dir import write_json
 
 
 def distilled(temperature: float, method: str = "kd", **more) -> dict:
@@ -102,4 +104,29 @@ def test_a_disk_that_fills_up_at_the_plot_of_all_runs_only_warns(tmp_path, monke
 
     monkeypatch.setattr(utils.reporting.table, "plot_comparison", full)
     assert "comparison.png" not in write_report(tmp_path).read_text()
-    assert "warning: no plot of all runs" in capsys.readouterr().err
+    assert f"warning: no {tmp_path / 'comparison.png'}: " in capsys.readouterr().err
+
+
+def leaking_run(path: Path, duplicates: object, **identity) -> None:
+    run = finished_run(path, **identity)
+    write_json(run.config, run.read_config() | {"duplicates": duplicates})
+
+
+def test_equal_images_in_several_parts_are_a_note_below_the_table(tmp_path):
+    counts = {"test_in_train": 12, "test_in_val": 1, "relabelled": 3}
+    leaking_run(tmp_path / "student-cnn" / "seed0", counts)
+    leaking_run(tmp_path / "student-cnn" / "seed1", counts, seed=1)
+    text = "12 of 50 test images are in train, too; 1 of 50 test images is in val, too; "
+    text += "of 90 train images, 3 are equal to one of another class"
+    assert f"\n\nNote: {text}.\n\n" in write_report(tmp_path).read_text()
+    leaking_run(tmp_path / "kd-cnn-t5" / "seed0", {"dropped": 2}, **distilled(5.0))
+    page = write_report(tmp_path).read_text()
+    assert f"Note: {text} (student cnn, alone).\n" in page
+    other = "2 images are left out of train and val: they are in val or test, too"
+    assert f"Note: {other} (student cnn, KD at T = 5).\n" in page
+
+
+@pytest.mark.parametrize("duplicates", [{}, None, [1], "x", {"test_in_train": "<b>"}, {"relabelled": True}])
+def test_what_is_no_count_of_equal_images_is_no_note(tmp_path, duplicates):
+    leaking_run(tmp_path / "student-cnn" / "seed0", duplicates)
+    assert "Note" not in write_report(tmp_path).read_text()

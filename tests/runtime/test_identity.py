@@ -7,6 +7,7 @@ from utils.runtime.identity import Identity
 STUDENT = {"role": "student", "network": "cnn", "dataset": "shapes", "epochs": 3, "lr": 0.1, "seed": 0}
 IMAGES = {"data": "0123456789abcdef", "val_data": "1123456789abcdef", "test_data": "2123456789abcdef"}
 TEACHER = {"teacher": "vgg11_bn", "teacher_sha256": "fedcba9876543210"}
+TEACHER |= {"teacher_mean": [0.5, 0.5, 0.5], "teacher_std": [0.2, 0.2, 0.2]}
 DKD = {
     "role": "kd",
     "method": "dkd",

@@ -137,11 +137,11 @@ def test_a_record_of_the_run_that_its_folder_names_passes_also_without_a_recorde
 
 def test_a_number_is_within_its_range_only_as_a_finite_number_of_its_kind():
     for value in (0, 0.0, 100, 99.5):
-        assert PERCENT.holds(value)
+        assert PERCENT(value)
     for value in (-1e-9, 100.1, float("nan"), float("inf"), True, "5", None, [5], 10**400):
-        assert not PERCENT.holds(value)
-        assert optional(PERCENT).holds(value) == (value is None)
-    assert [COUNT.holds(value) for value in (3, 3.0, 3.5)] == [True, True, False]
+        assert not PERCENT(value)
+        assert optional(PERCENT)(value) == (value is None)
+    assert [COUNT(value) for value in (3, 3.0, 3.5)] == [True, True, False]
     with pytest.raises(
         UserError, match=r"x\.json cannot be right: top1 is \\x1b, not a number from 0 to 100 \(hint: h"
     ):

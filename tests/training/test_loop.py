@@ -176,6 +176,13 @@ def test_the_learning_rate_rises_to_its_peak_and_falls_to_zero(shape):
     assert quarter == pytest.approx(0.3 if shape == "linear" else 0.2 * (1 + math.cos(math.pi / 4)), rel=0.01)
 
 
+def test_a_stepwise_rate_falls_to_a_tenth_at_the_epochs_of_the_published_protocol():
+    schedule = Schedule(epochs=240, steps_per_epoch=10, lr=0.05, warmup=0.0, schedule="step")
+    for epoch, rate in ((0, 0.05), (149, 0.05), (150, 5e-3), (179, 5e-3), (180, 5e-4), (209, 5e-4), (210, 5e-5)):
+        assert schedule.lr_at(epoch * 10) == pytest.approx(rate)
+    assert schedule.lr_at(2399) == pytest.approx(5e-5)
+
+
 def test_without_warm_up_the_first_step_has_the_peak_rate():
     assert Schedule(epochs=2, steps_per_epoch=3, lr=0.1, warmup=0.0).lr_at(0) == 0.1
 

@@ -1,5 +1,6 @@
 import io
 import sys
+from dataclasses import replace
 
 import pytest
 from toys import epoch_records
@@ -36,3 +37,14 @@ def test_a_terminal_has_a_bar_an_estimate_and_advice(monkeypatch):
     assert "about 66 h 39 min to go for this network; a GPU would be faster" in text
     assert "top-1 50.0 %" in text
     assert "epoch  1/40   train loss 2.0000 top-1 40.00 %   val loss 1.5000 top-1 50.00 %" in text
+
+
+def test_of_few_classes_an_epoch_has_no_top5(capsys):
+    few = replace(epoch_records(1)[0], train_top5=100.0, val_top5=100.0)
+    with TrainingDisplay(2, 10) as display:
+        display.epoch_done(epoch_records(1)[0])
+        display.epoch_done(few)
+    many, few = capsys.readouterr().out.splitlines()
+    assert "top-5 90.00 %" in many
+    assert "top-5" not in few
+    assert "top-1 50.00 %   12.3 s" in few

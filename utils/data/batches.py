@@ -15,7 +15,10 @@ USUAL = Augmentation()  # of images of 32 pixels a side
 
 
 class Batch(NamedTuple):
-    """`B` images as a network takes them, and which ones they are."""
+    """`B` images as a network takes them, and which ones they are.
+
+    With a strong view of each image, these stand behind the others, their indices raised by the number of images.
+    """
 
     images: Tensor  # float32 [B, 3, H, W], channels_last, normalised
     labels: Tensor  # int64 [B]
@@ -98,7 +101,15 @@ class Batches:
     def serve(self, indices: Tensor, view: View) -> Batch:
         """The images at `indices` (int64 [B]) as `view` augments them; waits for nothing."""
         pixels, erased = self.augmentation.apply(self.image_set.images, indices, view)
-        return Batch(self.normalise(pixels, erased), self.image_set.labels[indices], indices)
+        labels = self.image_set.labels[indices]
+        if self.augmentation.strong:
+            labels, indices = labels.repeat(2), torch.cat([indices, indices + len(self.image_set)])
+        return Batch(self.normalise(pixels, erased), labels, indices)
+
+    @property
+    def rows(self) -> int:
+        """Augmented images in a view: twice as many with a strong view of each."""
+        return len(self.image_set) * (1 + self.augmentation.strong)
 
     @property
     def device(self) -> torch.device:

@@ -19,6 +19,7 @@ class ImageSet:
     labels: Tensor  # int64 [N]
     class_names: tuple[str, ...]
     flip: bool = True  # whether a mirrored image still is of its class: digits are not
+    files: tuple[str, ...] | None = None  # of each image its own, within the data folder, where it has one
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -36,7 +37,8 @@ class ImageSet:
 
     def select(self, indices: Tensor) -> "ImageSet":
         """The images at `indices` (int64 [M]), copied."""
-        return replace(self, images=_take(self.images, indices), labels=self.labels[indices])
+        files = tuple(self.files[index] for index in indices.tolist()) if self.files else None
+        return replace(self, images=_take(self.images, indices), labels=self.labels[indices], files=files)
 
     def fingerprint(self) -> str:
         """The first 16 hex digits of the SHA-256 of the images, the labels and the class names."""

@@ -23,6 +23,10 @@ LARGEST = torch.finfo(torch.float16).max
 REPORTED_AFTER = 5.0  # seconds
 HEADER = "teacher_outputs"  # the first entry of each file, by which it is known as ours
 OVERHEAD = 4096  # bytes of a file beside the outputs
+SAMPLES = 16  # images of a cached view that are compared with the live teacher
+# By which these may differ, as a share of their norm. Float16 is responsible for 0.0003; a network in bfloat16
+# differs from itself in float32 by 0.004 (trained) to 0.011; another crop of each image gives 0.08 to 0.3.
+TOLERANCE = {"fp32": 0.005, "bf16": 0.04}
 
 
 class CachedTeacher:
@@ -41,6 +45,8 @@ class CachedTeacher:
         self.live, self.batches, self.cache, self.check_interrupt = live, batches, cache, check_interrupt
         self.current: Outputs | None = None  # of all images of the current view, on the device
         self.unwritten: dict[int, Outputs] = {}
+        self.verified: set[int] = set()  # the views whose cached outputs are the teacher's
+        self.contradicted = False
 
     def show(self, view: int) -> None:
         """Have the outputs for view number `view` at hand; where they were, so that a CUDA graph finds them."""
@@ -54,31 +60,65 @@ class CachedTeacher:
 
     def __call__(self, batch: Batch) -> Outputs:
         """Outputs for the batch, in float16."""
-        return _each(self.current, lambda tensor: tensor.index_select(0, batch.indices))
+        outputs = _each(self.current, lambda tensor: tensor.index_select(0, batch.indices))
+        return outputs._replace(head=self.live.network.head_weights)
 
     def outputs(self, view: int) -> Outputs:
         """Outputs for all images of a view on the CPU: logits float16 [N, C], embedding [N, D] if asked for."""
-        outputs = self.unwritten.get(view) or self.cache.read(view)
+        outputs = self.unwritten.get(view) or self._read(view)
         if outputs is None:
             with self._alone():
-                outputs = self.cache.read(view)  # perhaps another process has made them meanwhile
+                outputs = self._read(view)  # perhaps another process has made them meanwhile
                 if outputs is None:
                     outputs = self.make(view)
+                    self.verified.add(view)
                     self._write(view, outputs)
         return outputs
+
+    def _read(self, view: int) -> Outputs | None:
+        """The cached outputs for a view; None where there are none, or the live teacher gives others."""
+        outputs = self.cache.read(view)
+        if outputs is not None and view not in self.verified:
+            if not self._agrees(view, outputs):
+                if not self.contradicted:
+                    what = "cached outputs are not those of the teacher now, and are made again"
+                    print(f"note: {self.cache.folder}: {what}", flush=True)
+                self.contradicted = True
+                return None
+            self.verified.add(view)
+        return outputs
+
+    def _agrees(self, view: int, outputs: Outputs) -> bool:
+        """Whether the outputs for a few images of a view are what the teacher gives now."""
+        count = len(self.batches.image_set)
+        indices = torch.linspace(0, count - 1, min(SAMPLES, count)).long()
+        live = self.live(self.batches.serve(indices.to(self.batches.device), self.batches.view(view)))
+        for ours, theirs in zip(outputs[:2], live[:2], strict=True):
+            if ours is None:
+                continue
+            expected = theirs.float().cpu().clamp(-LARGEST, LARGEST).nan_to_num()
+            cached = ours[indices].float().nan_to_num()
+            if cached.shape != expected.shape:
+                return False
+            if (cached - expected).norm() > TOLERANCE[self.live.compute.precision] * expected.norm():
+                return False
+        return True
 
     def make(self, view: int) -> Outputs:
         """Compute the teacher's outputs for all images of a view."""
         started, images = time.perf_counter(), self.batches.image_set
         size = max(1, OUTPUT_BATCH[self.batches.device.type] * 32**2 // images.image_size**2)
-        drawn, outputs = self.batches.view(view), []
+        drawn, outputs, rows = self.batches.view(view), [], []
         parts = torch.arange(len(images), device=self.batches.device).split(size)
         label, quiet = f"teacher's outputs for view {view + 1}", not sys.stdout.isatty()
         for indices in tqdm(parts, label, leave=False, disable=quiet, file=sys.stdout, unit=" batches"):
-            given = self.live(self.batches.serve(indices, drawn))
+            batch = self.batches.serve(indices, drawn)
+            rows.append(batch.indices)
+            given = self.live(batch)
             outputs.append(_each(given, lambda tensor: tensor.clamp(-LARGEST, LARGEST).half()))
             self.check_interrupt()
-        joined = [torch.cat(part).cpu() if part[0] is not None else None for part in zip(*outputs, strict=True)]
+        order = torch.cat(rows).argsort()
+        joined = [None if part[0] is None else torch.cat(part)[order].cpu() for part in zip(*outputs, strict=True)]
         seconds = time.perf_counter() - started
         if seconds > REPORTED_AFTER:
             tqdm.write(f"{label}: {len(images):,} images in {seconds:.1f} s", file=sys.stdout)
@@ -125,7 +165,7 @@ def cached(
     `data` is the fingerprint of the training images, `limit` what all files in `folder` may take, in GB. It stays
     live where a method needs feature maps, and where these outputs alone would take more.
     """
-    if live.network.needs == "features":
+    if live.network.stages or live.network.before:
         return live, "live: feature maps are too large to be cached"
     images, views = batches.image_set, min(batches.views, epochs)
     rescale = [tensor.flatten().tolist() for tensor in live.rescale or ()]
@@ -134,11 +174,11 @@ def cached(
     width = images.num_classes
     if live.network.needs == "embedding":
         width += live.network.example(next(batches.epoch(0)).images).embedding.shape[1]
-    space = views * (OVERHEAD + len(images) * width * 2)
+    space = views * (OVERHEAD + batches.rows * width * 2)
     if space > limit * 1e9:
         return live, f"live: {views} views take {space / 1e9:.2f} GB, more than --teacher-cache-limit {limit:g}"
     cache = OutputCache(
-        folder / f"{live.name}-seed{batches.seed}-{key[:12]}", key, len(images), live.network.needs
+        folder / f"{live.name}-seed{batches.seed}-{key[:12]}", key, batches.rows, live.network.needs
     )
     try:
         cache.folder.mkdir(parents=True, exist_ok=True)
@@ -192,8 +232,8 @@ class OutputCache:
             return None
         logits, embedding = content.get("logits"), content.get("embedding")
         wanted = [logits, embedding] if self.needs == "embedding" else [logits]
-        fits = all(isinstance(each, Tensor) and len(each) == self.images for each in wanted)
-        if content.get(HEADER) != self.key or not fits:
+        fits = (isinstance(each, Tensor) and each.dtype == torch.float16 and each.dim() == 2 for each in wanted)
+        if content.get(HEADER) != self.key or not all(fits) or any(len(each) != self.images for each in wanted):
             return None
         with suppress(OSError):
             os.utime(path)  # used just now: not the one to make room

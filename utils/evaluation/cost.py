@@ -1,10 +1,11 @@
 """What a network costs where it is used: size, arithmetic and time, measured on the device at hand."""
 
+import os
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,26 +17,57 @@ from utils.runtime.program import describe
 
 BATCHES = {"cpu": (1, 4, 16, 64, 256), "cuda": (1, 4, 16, 64, 256, 1024, 4096)}
 LATENCY_SECONDS = 1.0  # of repeats at batch 1
+ROUNDS = 10  # in which the networks take turns; a slow one shortens them to FEWEST
+SPREAD = 0.2  # between the quartiles, of the median; more of it marks a busy machine
 BATCH_SECONDS = 0.5  # of repeats at each batch size
 LONGEST_PASS = 1.0  # seconds; a larger batch that would need more is not tried
 FEWEST = 3  # repeats, however long they take
 
 
-def measure_deployment(model: nn.Module, image_size: int, compute: Compute) -> dict[str, Any]:
-    """The part of analysis.json from `parameters` to `threads`, of `model` on the device where it is.
+class Latency(NamedTuple):
+    """Milliseconds from one normalised image on the device to its logits there, after warming up."""
 
-    `file_bytes` is what its weights and statistics take in a file; last.pt holds the optimizer's state too.
+    q1: float  # a quarter of the repeats was faster
+    median: float
+    q3: float
+
+
+def measure_costs(networks: Sequence[tuple[nn.Module, int]], compute: Compute) -> list[dict[str, Any]]:
+    """The part of analysis.json from `parameters` to `busy`, of each model with its image size, on its device.
+
+    The latencies are measured in turn, so that what else the machine does at a moment favours none of the models.
+    `busy` says what speaks against them: a load above the number of cores, or quartiles far apart.
     """
+    load = _overload()
+    return [
+        _cost(model, size, latency, load, compute)
+        for (model, size), latency in zip(networks, latencies(networks, compute), strict=True)
+    ]
+
+
+def _overload() -> str:
+    """What else the machine has to do, in words; empty where it is little or unknown (Windows)."""
+    load, cores = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0, os.cpu_count() or 1
+    return f"load {load:.1f} on {cores} cores" if load > cores + 0.5 else ""  # up to `cores` of it is ours
+
+
+def _cost(model: nn.Module, image_size: int, latency: Latency, load: str, compute: Compute) -> dict[str, Any]:
+    """`file_bytes` is what weights and statistics take in a file; last.pt holds the optimizer's state too."""
     images_per_second, batch = throughput(model, image_size, compute)
+    apart = (latency.q3 - latency.q1) / latency.median
+    spread = f"quartiles {100 * apart:.0f} % of the median apart" if apart > SPREAD else ""
     return {
         "parameters": count_parameters(model),
         "multiply_adds": multiply_adds(model, image_size, compute.device),
         "file_bytes": sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values()),
-        "latency_ms": round(latency_ms(model, image_size, compute), 4),
+        "latency_ms": round(latency.median, 4),
+        "latency_q1_ms": round(latency.q1, 4),
+        "latency_q3_ms": round(latency.q3, 4),
         "throughput": round(images_per_second, 1),
         "throughput_batch": batch,
         "device": str(compute),
         "threads": torch.get_num_threads() if compute.device.type == "cpu" else None,
+        "busy": ", ".join(filter(None, (load, spread))),
     }
 
 
@@ -49,10 +81,19 @@ def multiply_adds(model: nn.Module, image_size: int, device: torch.device) -> in
     return counter.get_total_flops() // 2
 
 
-def latency_ms(model: nn.Module, image_size: int, compute: Compute) -> float:
-    """Median milliseconds from one normalised image on the device to its logits there, after warming up."""
-    with _inference(model):
-        return 1000 * _median_seconds(_pass(model, 1, image_size, compute), compute.device, LATENCY_SECONDS)
+def latencies(networks: Sequence[tuple[nn.Module, int]], compute: Compute) -> list[Latency]:
+    """The latency of each model with its image size, measured in turn."""
+    with ExitStack() as stack:
+        for model, _ in networks:
+            stack.enter_context(_inference(model))
+        passes = [_pass(model, 1, size, compute) for model, size in networks]
+        warm = [_warm_up(run, compute.device, LATENCY_SECONDS) for run in passes]
+        rounds = max(FEWEST, min(ROUNDS, int(LATENCY_SECONDS / max(warm, default=1.0))))
+        times: list[list[float]] = [[] for _ in passes]
+        for _ in range(rounds):
+            for run, own in zip(passes, times, strict=True):
+                own += _repeat(run, compute.device, LATENCY_SECONDS / rounds, 1)
+    return [Latency(*(1000 * value for value in statistics.quantiles(own, method="inclusive"))) for own in times]
 
 
 def throughput(model: nn.Module, image_size: int, compute: Compute) -> tuple[float, int]:
@@ -107,8 +148,13 @@ def _pass(model: nn.Module, batch: int, size: int, compute: Compute) -> Callable
 
 def _median_seconds(run: Callable[[], None], device: torch.device, budget: float) -> float:
     """Median of the repeats that fit in `budget` seconds, at least `FEWEST`, after a tenth of that to warm up."""
-    _repeat(run, device, budget / 10, 1 if device.type == "cpu" else FEWEST)  # cuDNN tries its kernels first
+    _warm_up(run, device, budget)
     return statistics.median(_repeat(run, device, budget, FEWEST))
+
+
+def _warm_up(run: Callable[[], None], device: torch.device, budget: float) -> float:
+    """Repeat for a tenth of `budget` seconds; returns the seconds of the last repeat."""
+    return _repeat(run, device, budget / 10, 1 if device.type == "cpu" else FEWEST)[-1]  # cuDNN tries its kernels
 
 
 def _repeat(run: Callable[[], None], device: torch.device, budget: float, fewest: int) -> list[float]:

@@ -60,9 +60,11 @@ def count_parameters(model: nn.Module) -> int:
 
 
 def format_metrics(metrics: dict[str, Any], part: str = "test") -> str:
-    """The final metrics of a network in one line."""
+    """The final metrics of a network in one line; one of another program has no epoch."""
+    epoch = f", epoch {metrics['epoch']}" if metrics["epoch"] is not None else ""
+    top5 = f"top-5 {metrics['top5']:.2f} %, " if metrics["top5"] < 100 else ""  # always 100 of up to five classes
     return (
-        f"{part}: top-1 {metrics['top1']:.2f} %, top-5 {metrics['top5']:.2f} %, loss {metrics['loss']:.4f}, "
-        f"ECE {metrics['ece']:.2f} % on {metrics['images']:,} images; {metrics['parameters']:,} parameters, "
-        f"epoch {metrics['epoch']}"
+        f"{part}: top-1 {metrics['top1']:.2f} %, {top5}loss {metrics['loss']:.4f}, "
+        f"ECE {metrics['ece']:.2f} % on {metrics['images']:,} images; {metrics['parameters']:,} parameters"
+        f"{epoch}"
     )

@@ -2,12 +2,40 @@
 
 from utils.losses.outputs import Outputs
 
-# name -> the class of the method, in the module of this package that has the method's name. Modules are imported
-# when a method is used: the names alone (`--help`, checks of flags) cost no import of torch.
+# name -> the class of the method, in the module of this package that has the name (up to its colon). Modules are
+# imported when a method is used: the names alone (`--help`, checks of flags) cost no import of torch.
 METHODS = {
     "kd": "KD",
+    "kd:standardize": "StandardisedKD",
     "dkd": "DKD",
+    "nkd": "NKD",
+    "dist": "DIST",
+    "ttm": "TTM",
+    "wttm": "WTTM",
+    "rld": "RLD",
+    "abkd": "ABKD",
+    "wkd": "WKD",
+    "ctkd": "CTKD",
+    "mse": "MSE",
+    "mlkd": "MLKD",
     "fitnet": "FitNet",
+    "at": "AT",
+    "sp": "SP",
+    "rkd": "RKD",
+    "pkt": "PKT",
+    "cc": "CC",
+    "nst": "NST",
+    "fsp": "FSP",
+    "vid": "VID",
+    "ofd": "OFD",
+    "ab": "AB",
+    "ft": "FT",
+    "reviewkd": "ReviewKD",
+    "crd": "CRD",
+    "srrl": "SRRL",
+    "embed": "Embed",
+    "tfkd": "TfKD",
+    "label_smoothing": "LabelSmoothing",
 }
 
 __all__ = ["METHODS", "Outputs", "build_method", "resolve_method"]
@@ -16,9 +44,9 @@ __all__ = ["METHODS", "Outputs", "build_method", "resolve_method"]
 def resolve_method(spec: str, **overrides: float):
     """The class of a method and all of its settings, a `utils.losses.spec.MethodSpec`; imports torch when called.
 
-    `spec` is a text such as `dkd` or `dkd:beta=2,temperature=1`; `overrides` replace settings that the method has
-    and the text does not name. Raises ValueError, in one line that names the fix, for an unknown name, an unknown
-    setting or a value out of range.
+    `spec` is a text such as `dkd`, `dkd:beta=2,temperature=1` or `kd+fitnet:weight=5`, which adds methods up;
+    `overrides` replace settings that a method has and the text does not name. Raises ValueError, in one line that
+    names the fix, for an unknown name, an unknown setting or a value out of range.
     """
     from utils.losses import spec as specs
 

@@ -1,10 +1,9 @@
 """Decoupled knowledge distillation."""
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from utils.losses.method import Method, at_least, at_least_float32, temperature_of, within
+from utils.losses.functional import kl_divergence, log_probabilities, target_of, without_target
+from utils.losses.method import Method, at_least, temperature_of, within
 from utils.losses.outputs import Outputs
 
 
@@ -26,18 +25,12 @@ class DKD(Method):
     ):
         super().__init__()
         self.temperature = temperature_of(temperature)
-        self.alpha, self.beta, self.ce = (
-            at_least(0, "alpha", alpha),
-            at_least(0, "beta", beta),
-            at_least(0, "ce", ce),
-        )
-        self.warmup = within(0, 1, "warmup", warmup)
+        self.alpha, self.beta = at_least(0, "alpha", alpha), at_least(0, "beta", beta)
+        self.ce, self.warmup = at_least(0, "ce", ce), within(0, 1, "warmup", warmup)
 
     def forward(self, student: Outputs, teacher: Outputs, labels: Tensor, progress: Tensor) -> dict[str, Tensor]:
         target, others = decoupled(student.logits, teacher.logits, labels, self.temperature)
-        scale = self.temperature**2
-        if self.warmup:
-            scale = scale * (progress / self.warmup).clamp(max=1)
+        scale = self.temperature**2 * self.risen(progress)
         return {
             "CE": self.ce * self.cross_entropy(student, labels),
             "TCKD": self.alpha * scale * target,
@@ -48,20 +41,10 @@ class DKD(Method):
 def decoupled(
     student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor]:
-    """(TCKD, NCKD) of logits [B, C] and labels int64 [B]: two scalars, averaged over the batch.
-
-    The target is left out by -inf and its terms are set to 0, so that nothing depends on how large a number stands
-    in for infinity in the dtype at hand.
-    """
-    is_target = labels[:, None] == torch.arange(student_logits.shape[1], device=labels.device)  # [B, C]
-    student, teacher = (
-        F.log_softmax(at_least_float32(logits) / temperature, dim=1) for logits in (student_logits, teacher_logits)
-    )
-    own_s, own_t = (each.gather(1, labels[:, None])[:, 0] for each in (student, teacher))  # [B]
-    student, teacher = (each.masked_fill(is_target, float("-inf")) for each in (student, teacher))
-    rest_s, rest_t = student.logsumexp(1), teacher.logsumexp(1)  # log of the probability of all other classes
+    """(TCKD, NCKD) of logits [B, C] and labels int64 [B]: two scalars, averaged over the batch."""
+    student, teacher = (log_probabilities(logits, temperature) for logits in (student_logits, teacher_logits))
+    own_s, own_t = target_of(student, labels), target_of(teacher, labels)  # [B]
+    others_s, others_t = without_target(student, labels), without_target(teacher, labels)  # [B, C - 1]
+    rest_s, rest_t = others_s.logsumexp(1), others_t.logsumexp(1)  # log of the probability of all other classes
     target = own_t.exp() * (own_t - own_s) + rest_t.exp() * (rest_t - rest_s)
-    teacher = teacher - rest_t[:, None]
-    difference = (teacher - (student - rest_s[:, None])).masked_fill(is_target, 0)
-    others = (teacher.exp() * difference).sum(1)
-    return target.mean(), others.mean()
+    return target.mean(), kl_divergence(others_s, others_t)

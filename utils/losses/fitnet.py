@@ -3,7 +3,8 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from utils.losses.method import Method, at_least, at_least_float32, pair_stages
+from utils.losses.functional import at_least_float32, pair_stages
+from utils.losses.method import Method, at_least
 from utils.losses.outputs import Outputs
 
 

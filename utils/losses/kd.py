@@ -1,8 +1,9 @@
-"""Hinton's knowledge distillation."""
+"""Hinton's knowledge distillation, and the same on standardised logits."""
 
 from torch import Tensor
 
-from utils.losses.method import Method, kl_divergence, temperature_of, within
+from utils.losses.functional import kl_divergence, standardise
+from utils.losses.method import Method, at_least, temperature_of, within
 from utils.losses.outputs import Outputs
 
 
@@ -28,3 +29,25 @@ class KD(Method):
         hard, soft, t = 1 - self.alpha, self.alpha * self.temperature**2, f"{self.temperature:g}"
         smoothed = f" (label smoothing {self.label_smoothing:g})" if self.label_smoothing else ""
         return f"{hard:g} * CE{smoothed} + {self.alpha:g} * {t}^2 * KL at T = {t} (weights {hard:g} and {soft:g})"
+
+
+class StandardisedKD(Method):
+    """Logit standardisation in knowledge distillation (Sun et al., 2024, eq. 12 and algorithm 1).
+
+    L = ce * CE + weight * T^2 * KL of logits that have mean 0 and deviation 1 in each row, in both networks: the
+    student may have logits of another size than its teacher.
+    """
+
+    always_named = ("temperature",)
+
+    def __init__(self, temperature: float = 2.0, weight: float = 9.0, ce: float = 0.1):
+        super().__init__()
+        self.temperature = temperature_of(temperature)
+        self.weight, self.ce = at_least(0, "weight", weight), at_least(0, "ce", ce)
+
+    def forward(self, student: Outputs, teacher: Outputs, labels: Tensor, progress: Tensor) -> dict[str, Tensor]:
+        soft = kl_divergence(standardise(student.logits), standardise(teacher.logits), self.temperature)
+        return {
+            "CE": self.ce * self.cross_entropy(student, labels),
+            "KL": self.weight * self.temperature**2 * soft,
+        }

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from utils.losses.functional import at_least_float32
 from utils.losses.outputs import Outputs
 
 
@@ -18,9 +19,13 @@ class Method(nn.Module):
     `gamma`, `weight` (of the method's own term), `ce` (of the cross-entropy), `warmup` (a share of the training).
     """
 
-    needs: ClassVar[str] = "logits"  # of the outputs: "logits", "embedding" or "features"
+    # Of the outputs: "labels" (no teacher at all), "logits", "embedding", "features" or "preactivations"
+    needs: ClassVar[str] = "logits"
+    compares_samples: ClassVar[bool] = False  # with each other, so that a batch of one image says nothing
+    strong_view: ClassVar[bool] = False  # a batch has each image twice: first all as usual, then all changed more
     always_named: ClassVar[tuple[str, ...]] = ()  # settings that stand in a run's name even at their default
     label_smoothing = 0.0  # of the cross-entropy: a part of the recipe, not of the method
+    warmup = 0.0
 
     def adapt(self, student: Outputs, teacher: Outputs) -> None:
         """Make trainable parts, such as projections, that fit these outputs of one batch; called once.
@@ -41,6 +46,10 @@ class Method(nn.Module):
         """Mean cross-entropy of the student's logits, with the recipe's label smoothing; a scalar."""
         return F.cross_entropy(at_least_float32(student.logits), labels, label_smoothing=self.label_smoothing)
 
+    def risen(self, progress: Tensor) -> Tensor:
+        """How far the method's own terms have risen: from 0 to 1 in the first `warmup` of the training."""
+        return (progress / self.warmup).clamp(max=1) if self.warmup else torch.ones_like(progress)
+
     def formula(self) -> str:
         """The objective as a text for people."""
         settings = (f"{name} {getattr(self, name):g}" for name in inspect.signature(type(self)).parameters)
@@ -55,34 +64,6 @@ class CrossEntropy(Method):
 
     def formula(self) -> str:
         return "CE" + (f" (label smoothing {self.label_smoothing:g})" if self.label_smoothing else "")
-
-
-def kl_divergence(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
-    """KL(softmax(teacher / T) || softmax(student / T)), summed over classes, averaged over the batch; a scalar.
-
-    Logits are [B, C] of any float dtype; the result is in float32 or better.
-    """
-    student = F.log_softmax(at_least_float32(student_logits) / temperature, dim=1)
-    teacher = F.log_softmax(at_least_float32(teacher_logits) / temperature, dim=1)
-    return F.kl_div(student, teacher, reduction="batchmean", log_target=True)
-
-
-def pair_stages(student: Outputs, teacher: Outputs) -> list[tuple[Tensor, Tensor]]:
-    """The feature maps of both networks that have the same height and width, from the input on.
-
-    Raises ValueError where no resolution is common.
-    """
-    by_size = {feature.shape[2:]: feature for feature in teacher.features}
-    pairs = [(feature, by_size[feature.shape[2:]]) for feature in student.features if feature.shape[2:] in by_size]
-    if not pairs:
-        sizes = [sorted({"x".join(map(str, f.shape[2:])) for f in each.features}) for each in (student, teacher)]
-        text = "stages of {} pixels in the student, {} in the teacher".format(*(", ".join(s) for s in sizes))
-        raise ValueError(f"no stage of the same resolution in both networks ({text})")
-    return pairs
-
-
-def at_least_float32(tensor: Tensor) -> Tensor:
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def at_least(low: float, name: str, value: float) -> float:

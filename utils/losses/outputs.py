@@ -14,3 +14,7 @@ class Outputs(NamedTuple):
     logits: Tensor  # float [B, C]
     embedding: Tensor | None = None  # float [B, D], what the last linear layer takes
     features: tuple[Tensor, ...] | None = None  # float [B, c, h, w] for each stage, from the input on
+    preactivations: tuple[Tensor, ...] | None = None  # the same before the ReLU that ends a stage, where one does
+    head: tuple[Tensor, Tensor | None] | None = (
+        None  # beside an embedding: the last layer's weight [C, D] and bias
+    )

@@ -2,12 +2,14 @@
 
 import difflib
 import inspect
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
 from utils.losses import METHODS
+from utils.losses.combined import Combined
 from utils.losses.method import Method
 
 SHORT = {"temperature": "t", "alpha": "a"}  # in the names of folders
@@ -15,27 +17,52 @@ SHORT = {"temperature": "t", "alpha": "a"}  # in the names of folders
 
 @dataclass(frozen=True)
 class MethodSpec:
-    """A method with all of its settings; `build` makes it."""
+    """A method with all of its settings; `build` makes it.
+
+    Of methods that add up, the settings of the first have their plain names; before those of the others stands the
+    name of the method, as in `rkd.weight`.
+    """
 
     name: str
-    kind: type[Method]
     settings: dict[str, Any]  # all of them
     defaults: dict[str, Any]  # of the constructor
+    parts: tuple["MethodSpec", ...] = ()
 
     def build(self, label_smoothing: float = 0.0) -> Method:
-        method = self.kind(**self.settings)
+        method = (
+            Combined([part.build(label_smoothing) for part in self.parts])
+            if self.parts
+            else method_class(self.name)(**self.settings)
+        )
         method.label_smoothing = label_smoothing
         return method
 
     @property
+    def needs_teacher(self) -> bool:
+        return self.build().needs != "labels"
+
+    @property
+    def label(self) -> str:
+        """The name in titles of rows."""
+        return " + ".join(part.label for part in self.parts) if self.parts else METHODS[self.name]
+
+    @property
     def spec(self) -> str:
         """The shortest text that means the same."""
-        changed = [f"{key}={_text(value)}" for key, value in self._changed()]
-        return self.name + (f":{','.join(changed)}" if changed else "")
+        if self.parts:
+            return "+".join(part.spec for part in self.parts)
+        words = [*self.name.split(":")[1:], *(f"{key}={_text(value)}" for key, value in self._changed())]
+        return self.name.split(":")[0] + (f":{','.join(words)}" if words else "")
+
+    @property
+    def folder(self) -> str:
+        """The method's part of a folder's name."""
+        return self.name.replace(":", "-")
 
     def slug(self, *always: str) -> str:
         """The settings in a folder's name, such as `t5`: what differs from the default, and `always`."""
-        settings = self._changed(*self.kind.always_named, *always)
+        named = (self.parts[0] if self.parts else self).name
+        settings = self._changed(*method_class(named).always_named, *always)
         return "-".join(_slug(SHORT.get(key, key), value) for key, value in settings)
 
     def _changed(self, *always: str) -> list[tuple[str, Any]]:
@@ -43,21 +70,45 @@ class MethodSpec:
 
 
 def resolve_method(spec: str, **overrides: float) -> MethodSpec:
-    """Read `NAME[:key=value,...]`; `overrides` set what the method has and the text does not name.
+    """Read `NAME[:key=value,...]`, or several of these joined by `+`.
 
-    Raises ValueError, in one line that names the fix, for an unknown method or setting and a value out of range.
+    `overrides` set what a method has and the text does not name. Raises ValueError, in one line that names the
+    fix, for an unknown method or setting and a value out of range.
     """
+    # A plus before a letter: the one in 1e+3 is a part of the number.
+    parts = tuple(_resolve_one(text, overrides) for text in re.split(r"\+(?=[A-Za-z])", spec))
+    if len(parts) == 1:
+        return parts[0]
+    names = [part.name for part in parts]
+    if len({*names}) < len(names):
+        raise ValueError(f"{'+'.join(names)} names a method twice")
+    settings, defaults = {}, {}
+    for part in parts:
+        prefix = "" if part is parts[0] else f"{part.name}."
+        settings |= {prefix + key: value for key, value in part.settings.items()}
+        defaults |= {prefix + key: value for key, value in part.defaults.items()}
+    return MethodSpec("+".join(names), settings, defaults, parts)
+
+
+def _resolve_one(spec: str, overrides: dict[str, float]) -> MethodSpec:
     name, _, rest = spec.partition(":")
+    words = [word for word in rest.split(",") if word]
+    for word in words:
+        if f"{name}:{word}" in METHODS:  # a form of the method, with settings of its own
+            name, words = f"{name}:{word}", [other for other in words if other != word]
+            break
     kind = method_class(name)
     defaults = settings_of(kind)
     settings = defaults | {key: value for key, value in overrides.items() if key in defaults}
-    for word in filter(None, rest.split(",")):
+    for word in words:
         key, equals, text = word.partition("=")
         if key not in defaults:
-            known = ", ".join(defaults) or "none"
-            raise ValueError(f"{name} has no setting {key!r}{_nearest(key, defaults)} (settings: {known})")
+            forms = [other.partition(":")[2] for other in METHODS if other.startswith(f"{name}:")]
+            known = ", ".join([*defaults, *forms]) or "none"
+            text = f"{name} has no setting {key!r}{_nearest(key, [*defaults, *forms])} (settings: {known})"
+            raise ValueError(text)
         settings[key] = _value(f"{name}:{key}", text if equals else "", defaults[key])
-    resolved = MethodSpec(name, kind, settings, defaults)
+    resolved = MethodSpec(name, settings, defaults)
     try:
         resolved.build()
     except ValueError as error:
@@ -69,7 +120,7 @@ def method_class(name: str) -> type[Method]:
     """The class of a method. Raises ValueError for a name that is not in `METHODS`."""
     if name not in METHODS:
         raise ValueError(f"unknown method {name!r}{_nearest(name, METHODS)} (methods: {', '.join(METHODS)})")
-    return getattr(import_module(f"utils.losses.{name}"), METHODS[name])
+    return getattr(import_module(f"utils.losses.{name.partition(':')[0]}"), METHODS[name])
 
 
 def settings_of(kind: type[Method]) -> dict[str, Any]:
@@ -84,8 +135,8 @@ def list_methods() -> str:
         kind = method_class(name)
         settings = ", ".join(f"{key}={_text(value)}" for key, value in settings_of(kind).items())
         summary = inspect.getdoc(kind).split("\n\n")[0].replace("\n", " ")
-        lines.append(f"{name:<10} {kind.needs:<10} {settings}\n{'':<21} {summary}")
-    return "\n".join([f"{'method':<10} {'matches':<10} settings, and where it is from", *lines])
+        lines.append(f"{name:<15} {kind.needs:<14} {settings}\n{'':<30} {summary}")
+    return "\n".join([f"{'method':<15} {'matches':<14} settings, and where it is from", *lines])
 
 
 def _value(name: str, text: str, default: Any) -> Any:

@@ -3,12 +3,14 @@
 import re
 import statistics
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from utils.reporting.statistics import Gain
 from utils.runtime.errors import printable
 
 GAIN = "gain over the student alone"  # the title of its column
 TEACHER = "teacher"  # likewise
+TOP5 = "top-5 (%)"
 
 
 def row_cells(
@@ -23,13 +25,38 @@ def row_cells(
         "seeds": f"{len(tests)}",
         "parameters": f"{tests[0]['parameters']:,}",
         "top-1 (%)": spread(values["top1"]),
-        "top-5 (%)": spread(values["top5"]),
+        TOP5: spread(values["top5"]),
         "NLL (nats)": spread(values["loss"], digits=3),
         "epochs": f"{tests[0]['epoch']}",
         "seconds": duration(statistics.mean(seconds)),
         GAIN: format_gain(gain),
         TEACHER: teacher,
     }
+
+
+def leave_out_top5(rows: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+    """The cells of a table without those of top-5 where all of them are 100 %, as of up to five classes."""
+    dull = all(row[TOP5].startswith("100.00") for row in rows)
+    return [{title: text for title, text in row.items() if not (dull and title == TOP5)} for row in rows]
+
+
+def duplicates_text(duplicates: Any, counts: Mapping[str, int]) -> str:
+    """What a run records of equal images in several parts, in words; empty where there are none.
+
+    `counts` are the images of each part. `duplicates` may come from a file: what is no count is passed over.
+    """
+    duplicates = duplicates if isinstance(duplicates, dict) else {}
+    number = {name: value for name, value in duplicates.items() if type(value) is int and value > 0}
+    texts = []
+    for part, other in (("test", "train"), ("test", "val"), ("val", "train")):
+        if count := number.get(f"{part}_in_{other}"):
+            verb = "is" if count == 1 else "are"
+            texts.append(f"{count:,} of {counts[part]:,} {part} images {verb} in {other}, too")
+    if count := number.get("relabelled"):
+        texts.append(f"of {counts['train']:,} train images, {count:,} are equal to one of another class")
+    if count := number.get("dropped"):
+        texts.append(f"{count:,} images are left out of train and val: they are in val or test, too")
+    return "; ".join(texts)
 
 
 def markdown_table(rows: Sequence[Mapping[str, str]], strong: str = "") -> str:

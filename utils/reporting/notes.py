@@ -48,7 +48,7 @@ def _teacher_notes(row: Row, rows: Sequence[Row]) -> list[str]:
     seeds: dict[str, list[int]] = {}
     for seed, teacher in row.teachers.items():
         namesakes = [other for other in teachers if other.identity["network"] == teacher.name]
-        complete = all(all(other.hashes.values()) for other in namesakes)
+        complete = bool(teachers) and all(all(other.hashes.values()) for other in namesakes)
         for text in describe_teacher(row.identity, teacher, own, complete):
             seeds.setdefault(text, []).append(seed)
     return [

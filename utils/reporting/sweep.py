@@ -75,8 +75,9 @@ def _part(folder: Path, like: Row, runs: Sequence[Row]) -> list[str]:
         try:
             plot_heat_map(f"{network}: validation top-1 (%)", means, plot)
         except OSError as error:
-            print(f"warning: no heat map: {error}", file=sys.stderr)
+            print(f"warning: no {plot}: {error}", file=sys.stderr)
         part.append(f"![Heat map of validation accuracy]({plot.name})")
+    over_seeds = ", ± standard deviation over seeds" if any(len(row.tests) > 1 for row in points.values()) else ""
     flag = "--kd True" if method == "kd" else f"--kd True --method {method}"
     remarks = []
     if not _one_teacher_a_seed(points.values()):
@@ -91,9 +92,9 @@ def _part(folder: Path, like: Row, runs: Sequence[Row]) -> list[str]:
         *part,
         markdown_table(rows),
         *([f"**Of these runs: {markdown('; '.join(remarks))}.**"] if remarks else []),
-        f"Accuracy after the last epoch, ± standard deviation over seeds, on {data['val']:,} images held out from "
-        f"training, which had {data['train']:,}. The test images were not used. The best of many is a little "
-        "better than it will be elsewhere.",
+        f"Accuracy after the last epoch{over_seeds}, on {data['val']:,} images held out from training, which had "
+        f"{data['train']:,}. The test images were not used. The best of many is a little better than it "
+        "will be elsewhere.",
         f"Best: `{flag} {best}`. Measured on {markdown(config['device'])}.",
         "\n".join(f"    {printable(command)}" for command in commands),
     ]
@@ -103,5 +104,5 @@ def _one_teacher_a_seed(rows: Iterable[Row]) -> bool:
     """Whether all points of a seed had one teacher, and those of different seeds differ in nothing else."""
     teachers = [(seed, teacher) for row in rows for seed, teacher in row.teachers.items()]
     hashes = {seed: {teacher.sha256 for other, teacher in teachers if other == seed} for seed, _ in teachers}
-    _, first = teachers[0]
-    return all(len(same) == 1 for same in hashes.values()) and all(first.same_kind(each) for _, each in teachers)
+    same_kind = all(first.same_kind(each) for _, first in teachers[:1] for _, each in teachers)
+    return same_kind and all(len(same) == 1 for same in hashes.values())

@@ -7,8 +7,18 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from utils.reporting.curves import plot_comparison
-from utils.reporting.format import GAIN, TEACHER, code, markdown, markdown_table, row_cells
+from utils.reporting.curves import Curves, plot_comparison
+from utils.reporting.format import (
+    GAIN,
+    TEACHER,
+    TOP5,
+    code,
+    duplicates_text,
+    leave_out_top5,
+    markdown,
+    markdown_table,
+    row_cells,
+)
 from utils.reporting.notes import find_notes, shared_counts
 from utils.reporting.rows import LeftOut, Row, read_runs
 from utils.reporting.statistics import Gain, paired_gain, summarise_gain
@@ -16,7 +26,7 @@ from utils.runtime.errors import UserError, printable
 from utils.runtime.files import write_text
 from utils.runtime.run_dir import PARTS, ROLES, RunDir
 
-COLUMNS = (TEACHER, "parameters", "top-1 (%)", "top-5 (%)", "epochs", "seconds", GAIN)
+COLUMNS = (TEACHER, "parameters", "top-1 (%)", TOP5, "epochs", "seconds", GAIN)
 
 
 def write_report(dataset_dir: Path) -> Path:
@@ -30,12 +40,12 @@ def write_report(dataset_dir: Path) -> Path:
     if not rows:
         raise UserError(f"{dataset_dir} holds no finished run", "python train.py --all")
     comparison = dataset_dir / "comparison.png"
-    titled = {row.title: list(row.histories.values()) for row in rows}
+    curves = [Curves(row.title, row.identity["role"], list(row.histories.values())) for row in rows]
     try:
-        compared = plot_comparison(f"{dataset_dir.name}: validation accuracy", titled, comparison)
+        compared = plot_comparison(f"{dataset_dir.name}: validation accuracy", curves, comparison)
     except (OSError, ValueError) as error:  # of a title that matplotlib takes for a formula
         compared = False
-        print(printable(f"warning: no plot of all runs: {error}", 300), file=sys.stderr)
+        print(printable(f"warning: no {comparison}: {error}", 300), file=sys.stderr)
     page = dataset_dir / "README.md"
     write_text(page, "\n\n".join(_page(dataset_dir.name, rows, left_out, compared)) + "\n")
     return page
@@ -50,7 +60,7 @@ def table(rows: list[Row]) -> str:
         seeds = f" ({len(row.tests)} seed{'s' * (len(row.tests) > 1)})" if several else ""
         cells = row_cells(list(row.tests.values()), row.seconds(), paired(row, rows), row.teacher_text)
         lines.append({"model": row.title + seeds} | {title: cells[title] for title in columns})
-    return markdown_table(lines, "top-1 (%)")
+    return markdown_table(leave_out_top5(lines), "top-1 (%)")
 
 
 def read_table(dataset_dir: Path) -> tuple[list[Row], list[LeftOut]]:
@@ -131,6 +141,16 @@ def summarise_gains(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
+def notes_on_images(rows: Sequence[Row]) -> list[str]:
+    """What readers must know of the images of these rows: equal ones in several parts."""
+    titles: dict[str, list[str]] = {}
+    for row in rows:
+        texts = (duplicates_text(config.get("duplicates"), config["data"]) for config in row.configs.values())
+        for text in filter(None, dict.fromkeys(texts)):
+            titles.setdefault(text, []).append(row.title)
+    return [text if len(of) == len(rows) else f"{text} ({', '.join(of)})" for text, of in titles.items()]
+
+
 def _page(dataset: str, rows: list[Row], left_out: Sequence[LeftOut], compared: bool) -> Iterable[str]:
     yield f"# Knowledge distillation on {markdown(dataset)}"
     gains = summarise_gains(rows)
@@ -138,6 +158,8 @@ def _page(dataset: str, rows: list[Row], left_out: Sequence[LeftOut], compared: 
         yield "\n".join(f"- {markdown(line)}." for line in gains)
     yield table(rows)
     yield _explanation(rows, bool(gains))
+    for note in notes_on_images(rows):
+        yield f"Note: {markdown(note)}."
     if left_out:
         runs = sorted({f"{run.path.parent.name}/{run.path.name}" for each in left_out for run in each.runs})
         names = ", ".join(code(name) for name in runs)

@@ -29,12 +29,12 @@ class Teacher:
 def teacher_of(config: Mapping[str, Any]) -> Teacher | None:
     """The teacher of the run that recorded `config`; None for a run without one."""
     identity, record = Identity.from_record(config), config.get("teacher", {})
-    if identity["role"] != "kd":
+    if identity["role"] != "kd" or "teacher" not in identity.values:
         return None
     sha256 = record.get("sha256") or identity.get("teacher_sha256") or ""
     top1 = record.get("val_top1", record.get("train_top1"))
     origin = Identity.from_record(config["teacher_run"]) if config.get("teacher_run") else None
-    return Teacher(str(identity.get("teacher", "")), sha256[:16], top1, record.get("note", ""), origin)
+    return Teacher(identity["teacher"], sha256[:16], top1, record.get("note", ""), origin)
 
 
 def describe_teacher(
@@ -43,14 +43,14 @@ def describe_teacher(
     """What sets the teacher of a run apart from the teachers of its table; nothing for one of them.
 
     `own` has the identities of the table's teachers by the first 16 digits of their hashes; it is `complete`
-    unless one that has the name of this teacher recorded no hash.
+    unless there is none, or one that has the name of this teacher recorded no hash.
     """
     texts, origin = [], teacher.origin or own.get(teacher.sha256)
     if origin is not None and origin.get("data") != student.get("data"):
         texts.append("teacher trained on other images")
     if teacher.note:
         texts.append(f"teacher {teacher.note}")
-    elif complete and teacher.sha256 and teacher.sha256 not in own:
+    elif complete and teacher.sha256 and teacher.sha256 not in own and "teacher_mix" not in student.values:
         namesakes = [identity for identity in own.values() if identity["network"] == teacher.name]
         text = "taught by another teacher than the table's" if namesakes else "teacher not in this table"
         if origin is not None and namesakes and not any(origin.same_row(identity) for identity in namesakes):

@@ -23,13 +23,20 @@ class Parser(argparse.ArgumentParser):
         )
         self.exit(2, f"error: {printable(message)}\nhint: {self.prog} --help\n")
 
+    def _print_message(self, message: str, file: Any = None) -> None:
+        for line in message.splitlines(
+            keepends=True
+        ):  # a text of several lines is escaped (utils.runtime.console)
+            super()._print_message(line, file)
+
 
 def bounded(
     kind: type, low: float, high: float | None = None, above: bool = False, below: bool = False
 ) -> Callable:
     """An argparse type: an int or finite float from `low` to `high`, or `above` the one and `below` the other."""
     span = f"{'above' if above else 'of at least'} {low:g}"
-    span = span if high is None else f"from {low:g} to {'below ' * below}{high:g}"
+    if high is not None:
+        span = f"{f'above {low:g} and up' if above else f'from {low:g}'} to {'below ' * below}{high:g}"
     top = high if high is not None else 2**63 if kind is int else math.inf  # 2**63: what a tensor holds
 
     def convert(text: str) -> float:
@@ -44,6 +51,17 @@ def bounded(
     return convert
 
 
+def per_channel(convert: Callable[[str], float]) -> Callable[[str], tuple[float, ...]]:
+    """An argparse type: three numbers R,G,B, each of which `convert` takes."""
+
+    def convert_all(text: str) -> tuple[float, ...]:
+        if text.count(",") != 2:
+            raise argparse.ArgumentTypeError(f"{text!r} is not three numbers with commas between: R,G,B")
+        return tuple(map(convert, text.split(",")))
+
+    return convert_all
+
+
 def boolean(text: str) -> bool:
     """An argparse type."""
     if text.lower() not in ("true", "1", "yes", "false", "0", "no"):
@@ -52,13 +70,28 @@ def boolean(text: str) -> bool:
 
 
 def known(names: Collection[str], settings: bool = False) -> Callable[[str], str]:
-    """An argparse type: one of `names`, before `:key=value,...` where it may have settings."""
+    """An argparse type: one of `names`, or with `settings` any `NAME:key=value,...`, joined by `+`."""
 
     def convert(text: str) -> str:
-        name = text.partition(":")[0] if settings else text
-        if name in names:
-            return text
-        raise argparse.ArgumentTypeError(f"{name!r} is unknown{nearest(name, names)}; known: {', '.join(names)}")
+        words = re.split(r"\+(?=[A-Za-z])", text) if settings else [text]
+        for name in (word.partition(":")[0] if settings else word for word in words):
+            if name not in names:
+                which = nearest(name, names) or f"; known: {', '.join(names)}"
+                raise argparse.ArgumentTypeError(f"{name!r} is unknown{which}")
+        return text
+
+    return convert
+
+
+def pair(names: Collection[str]) -> Callable[[str], tuple[str, str]]:
+    """An argparse type: two of `names`, joined by a hyphen."""
+    one = known(names)
+
+    def convert(text: str) -> tuple[str, str]:
+        first, hyphen, second = text.partition("-")
+        if not hyphen:
+            raise argparse.ArgumentTypeError(f"{text!r} is not two networks joined by a hyphen")
+        return one(first), one(second)
 
     return convert
 

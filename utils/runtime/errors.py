@@ -1,6 +1,9 @@
 """Failures that a user can fix, and texts of others that are safe to print."""
 
 import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 
 def printable(text: object, limit: int | None = None) -> str:
@@ -27,6 +30,25 @@ class UserError(Exception):
     def __str__(self) -> str:
         what = super().__str__()
         return f"{what} (hint: {self.hint})" if self.hint else what
+
+
+class DamagedFile(UserError):
+    """A file that is not what it should be."""
+
+
+@contextmanager
+def reading(path: Path, hint: str = "use another copy, or make it again") -> Iterator[None]:
+    """Within the block, the content of a file is checked or used: any error in it becomes a DamagedFile of `path`.
+
+    UserError and OSError, which name the file themselves, and MemoryError pass.
+    """
+    try:
+        yield
+    except (UserError, OSError, MemoryError):
+        raise
+    except Exception as error:  # the content decides which
+        what = f"{type(error).__name__}: {printable(' '.join(str(error).split()), 120)}"
+        raise DamagedFile(f"{path} is damaged ({what})", hint) from error
 
 
 class UsageError(UserError):

@@ -1,11 +1,12 @@
 """What a file is, by its content: its name may say anything."""
 
-import stat
+import os
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from utils.runtime.errors import printable
+from utils.runtime.regular_file import open_regular
 
 HEAD = 4096  # bytes at the beginning that are looked at
 LARGEST_HEADER = 100_000_000  # bytes, of a safetensors file
@@ -70,14 +71,11 @@ SIGNATURES = (
 
 
 def identify(path: Path) -> FileKind:
-    """Say what a file is. Raises OSError where there is none; opens nothing but regular files and never hangs."""
-    state = path.stat()
+    """Say what a file is, by its beginning. Raises what `open_regular` raises: OSError where there is none."""
     if (path / "saved_model.pb").is_file():
         return FileKind("a folder of TensorFlow", CONVERT)
-    if not stat.S_ISREG(state.st_mode) and not stat.S_ISDIR(state.st_mode):
-        return FileKind("a device or pipe, not a file")
-    with open(path, "rb") as file:
-        head = file.read(HEAD)
+    with open_regular(path) as file:
+        head = file.read(min(HEAD, os.fstat(file.fileno()).st_size))
     if not head:
         return EMPTY
     if b"PK\x03\x04".startswith(head[:4]):

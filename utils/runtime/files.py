@@ -17,15 +17,13 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from utils.runtime.errors import UserError, printable
+from utils.runtime.errors import DamagedFile, printable, reading
 from utils.runtime.file_kind import LEGACY, TORCH, identify
+from utils.runtime.nesting import largest_tuple
+from utils.runtime.regular_file import LARGEST_WEIGHTS, open_regular
 
 SUFFIX = ".tmp"
 STALE_AFTER = 3600  # seconds in which any living process has finished its file
-
-
-class DamagedFile(UserError):
-    """A file that is not what it should be."""
 
 
 @contextmanager
@@ -109,6 +107,9 @@ def read_tensors(path: Path, mmap: bool = False, foreign: bool = False) -> dict[
         raise DamagedFile(f"{path} is {kind.what}", kind.hint or COPY)
     if kind is TORCH:
         _require_stored(path)
+    else:
+        with open_regular(path, LARGEST_WEIGHTS) as file:
+            _require_small_tuples(path, file.read(LARGEST_PICKLE), LEGACY_STREAMS)
     try:
         content = _load(path, mmap, [(Unread, name) for name in HARMLESS] if foreign else [])
     except DamagedFile:
@@ -117,13 +118,14 @@ def read_tensors(path: Path, mmap: bool = False, foreign: bool = False) -> dict[
         raise
     if not isinstance(content, dict):
         raise DamagedFile(f"{path} holds a {type(content).__name__}, not a dict", COPY)
-    _require_plausible(path, content)
-    expected = content.pop(CHECKSUM, None)
-    if expected is None:
-        if kind is TORCH:
-            _require_crc(path)
-    elif expected != checksum(content):
-        raise DamagedFile(f"{path} is damaged: its content does not match its checksum", COPY)
+    with reading(path):
+        _require_plausible(path, content, foreign)
+        expected = content.pop(CHECKSUM, None)
+        if expected is None:
+            if kind is TORCH:
+                _require_crc(path)
+        elif not isinstance(expected, str) or expected != checksum(content):
+            raise DamagedFile(f"{path} is damaged: its content does not match its checksum", COPY)
     return content
 
 
@@ -149,16 +151,25 @@ HARMLESS = (
     *("numpy.dtype", "numpy.ndarray", "argparse.Namespace", "pathlib.PosixPath", "pathlib.WindowsPath"),
 )
 TIMES = 8  # by which tensors that share memory may exceed the file
+# More than any network and its training have, of what takes its time to look at: tensors, values, bytes of pickle.
+MOST_TENSORS, MOST_VALUES, LARGEST_PICKLE, LARGEST_TUPLE = 50_000, 1_000_000, 32 << 20, 20_000
+LEGACY_STREAMS = 5  # before the tensors: a magic number, a version, the system, the content, the tensors' names
+PLAIN = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.bool)
+PLAIN += (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 def _load(path: Path, mmap: bool, allowed: list[Any]) -> Any:
     try:
         # An open file, because torch goes by the name of a path; for mmap it must be the path.
-        with open(path, "rb") as file, warnings.catch_warnings(), torch.serialization.safe_globals(allowed):
+        with (
+            open_regular(path, None if mmap else LARGEST_WEIGHTS) as file,
+            warnings.catch_warnings(),
+            torch.serialization.safe_globals(allowed),
+        ):
             warnings.simplefilter("ignore")
             source = str(path) if mmap else file
             return torch.load(source, map_location="cpu", weights_only=True, mmap=mmap)
-    except OSError:
+    except (DamagedFile, OSError):
         raise
     except Exception as error:  # a crafted file makes torch.load raise anything
         name = re.search(r"GLOBAL (\S+)", str(error))
@@ -174,10 +185,8 @@ def _load(path: Path, mmap: bool, allowed: list[Any]) -> Any:
 def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
     """The zip archive that `torch.save` writes; what is wrong with it raises DamagedFile."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with reading(path), zipfile.ZipFile(path) as archive:
             yield archive
-    except (zipfile.BadZipFile, RuntimeError, EOFError, ValueError) as error:
-        raise DamagedFile(f"{path} is damaged ({printable(error, 120)})", COPY) from error
     except OSError as error:
         if error.errno != errno.EINVAL:  # a damaged directory points before the start of the file
             raise
@@ -187,8 +196,22 @@ def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
 def _require_stored(path: Path) -> None:
     """Check that no small file unfolds into a big one."""
     with _archive(path) as archive:
-        if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
+        parts = archive.infolist()
+        if any(part.compress_type != zipfile.ZIP_STORED for part in parts):
             raise DamagedFile(f"{path} is compressed, as torch.save never does", COPY)
+        if sum(part.file_size for part in parts) > path.stat().st_size:
+            raise DamagedFile(f"{path} is damaged: its parts claim more than the file holds", COPY)
+        for part in parts:
+            if part.filename.endswith("data.pkl"):
+                if part.file_size > LARGEST_PICKLE:
+                    what = f"{path} holds more than tensors: {part.file_size / 1e6:,.0f} MB of other values"
+                    raise DamagedFile(what, SAVE)
+                _require_small_tuples(path, archive.read(part))
+
+
+def _require_small_tuples(path: Path, data: bytes, streams: int = 1) -> None:
+    if largest_tuple(data, streams) > LARGEST_TUPLE:
+        raise DamagedFile(f"{path} is damaged: it has a tuple of more than {LARGEST_TUPLE:,} values", COPY)
 
 
 def _require_crc(path: Path) -> None:
@@ -198,22 +221,31 @@ def _require_crc(path: Path) -> None:
         raise DamagedFile(f"{path} is damaged in {printable(broken, 80)}", COPY)
 
 
-def _require_plausible(path: Path, content: dict[str, Any]) -> None:
-    """Refuse what could not have come from so small a file, before anything of that size is made."""
-    size, claims = path.stat().st_size, 0
-    try:
-        for name, leaf in leaves(content):
-            claims += 1
-            if isinstance(leaf, Tensor):
-                if leaf.layout != torch.strided or leaf.device.type != "cpu":
-                    raise DamagedFile(f"{path} is damaged: {printable(name, 80)} is no plain tensor", COPY)
-                claims += leaf.numel() * leaf.element_size()
-            if claims > TIMES * size:
-                raise DamagedFile(
-                    f"{path} is damaged: {printable(name, 80)} claims more than the file holds", COPY
-                )
-    except RecursionError as error:
-        raise DamagedFile(f"{path} is damaged: {error}", COPY) from error
+def _require_plausible(path: Path, content: dict[str, Any], foreign: bool) -> None:
+    """Refuse what could not have come from so small a file, before anything of that size is made.
+
+    And tensors of unusual types, but in files of other programs, where they may be no weights.
+    """
+    size, claims, tensors = path.stat().st_size, 0, 0
+    for values, (name, leaf) in enumerate(leaves(content)):
+        claims += 1
+        if isinstance(leaf, Tensor):
+            if leaf.layout != torch.strided or leaf.device.type != "cpu":
+                raise DamagedFile(f"{path} is damaged: {printable(name, 80)} is no plain tensor", COPY)
+            if leaf.dtype not in PLAIN and not foreign:
+                what = f"{path} has a tensor of type {dtype_name(leaf)}, in {printable(name, 80)}"
+                raise DamagedFile(what, COPY)
+            claims += leaf.numel() * leaf.element_size()
+            tensors += 1
+        if claims > TIMES * size:
+            raise DamagedFile(f"{path} is damaged: {printable(name, 80)} claims more than the file holds", COPY)
+        if tensors > MOST_TENSORS or values > MOST_VALUES:
+            what = f"{MOST_TENSORS:,} tensors or {MOST_VALUES:,} values"
+            raise DamagedFile(f"{path} is damaged: it holds more than {what}", COPY)
+
+
+def dtype_name(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def checksum(content: Any) -> str:

@@ -3,10 +3,26 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from utils.runtime.schema import NUMBER, fits, is_name
+
 SEED = ("seed", "teacher_sha256")  # what differs between the seeds of a row: each has its own teacher
-TEACHING = ("role", "method", "teacher", "teacher_sha256")  # what a student alone does not have
+# What a student alone does not have; mean and std are recorded of a teacher of another program.
+TEACHING = ("role", "method", "teacher", "teacher_sha256", "teacher_mean", "teacher_std", "teacher_mix")
 SWEPT = ("temperature", "alpha")  # settings of a method that a sweep varies
 SETTING = "method."  # before the name of each setting of a method
+KINDS = {  # of the settings that name folders and files or are calculated with; others are only compared
+    **dict.fromkeys(("role", "dataset", "network", "teacher", "method"), is_name),
+    **dict.fromkeys(("epochs", "seed", "image_size"), int),
+    **dict.fromkeys(("limit", "val_size"), (int, type(None))),
+    **dict.fromkeys(("temp", "alpha", *(SETTING + name for name in SWEPT)), NUMBER),
+    "teacher_sha256": str,
+}
+SCALAR = (str, int, float, bool, type(None))
+
+
+def is_setting(value: Any) -> bool:
+    """Whether this may be a setting: a plain value, or several."""
+    return fits(value, SCALAR) or fits(value, [SCALAR])
 
 
 @dataclass(frozen=True)
@@ -21,15 +37,26 @@ class Identity:
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> "Identity":
-        """Read what config.json or a checkpoint records of a run, in today's form or an earlier one."""
-        values, defaults = dict(record["identity"]), dict(record.get("defaults", {}))
+        """Read what config.json or a checkpoint records of a run, in today's form or an earlier one.
+
+        Raises ValueError for what no run can have recorded.
+        """
+        identity, defaults, data = (record.get(name, {}) for name in ("identity", "defaults", "data"))
+        if not all(isinstance(part, dict) for part in (identity, defaults, data)):
+            raise ValueError("the settings of its run are not named values")
+        for name, value in (*identity.items(), *defaults.items()):
+            if not isinstance(name, str) or not fits(value, KINDS.get(name, is_setting)):
+                raise ValueError(f"the setting {name!r:.80} of its run cannot be {value!r:.80}")
+        if not fits(record.get("label", ""), str) or not fits(data.get("train", 0), int):
+            raise ValueError("the label or the number of images of its run cannot be")
+        values, defaults = dict(identity), dict(defaults)
         if values.get("role") == "kd" and "method" not in values:  # before there was more than one method
             values["method"], defaults[f"{SETTING}alpha"] = "kd", 0.9
             for old, name in (("temp", "temperature"), ("alpha", "alpha")):
                 if old in values:
                     values[SETTING + name] = values.pop(old)
         label = record.get("label") or str(values.get("method", "")).upper()
-        return cls(values, defaults, label, record.get("data", {}).get("train"))
+        return cls(values, defaults, label, data.get("train"))
 
     def to_record(self) -> dict[str, Any]:
         return {"identity": self.values, "defaults": self.defaults, "label": self.label}

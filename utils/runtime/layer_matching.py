@@ -19,6 +19,7 @@ WRAPPERS = frozenset(
 )
 TORCHVISION_VGG = {8: "vgg11", 10: "vgg13", 13: "vgg16", 16: "vgg19"}  # by their convolutions
 OTHER = "say with --teacher which network it is"
+TABLE_VGG = {"block0.0", "block4.0", "classifier"}  # layers of the VGGs of RepDistiller and mdistiller
 TORCHVISION_HEAD = (4096, 512 * 7 * 7)  # the first of its three linear layers
 
 
@@ -85,8 +86,10 @@ def match_by_order(own: list[Layer], theirs: list[Layer]) -> dict[str, Layer] | 
     """The file's layer for each name of the network's where order and shapes leave no doubt, or else None.
 
     Sorted names (safetensors, converted files) say nothing of the order, but where layers of equal shapes are
-    numbered, their numbers do.
+    numbered, their numbers do. Poolings have no weights: two VGGs of the same layers may have other ones.
     """
+    if _is_table_vgg(own) != _is_table_vgg(theirs):
+        return None
     names, groups = [layer.name for layer in theirs], _alike(theirs)
     numbered = all(len({_pattern(layer) for layer in group}) == 1 for group in groups)
     ascending = all(_numbers_ascend(group) for group in groups)
@@ -98,6 +101,10 @@ def match_by_order(own: list[Layer], theirs: list[Layer]) -> dict[str, Layer] | 
         if _can_take(own, pairs):
             return pairs
     return _match_by_numbers(own, theirs) if numbered else None
+
+
+def _is_table_vgg(layers: list[Layer]) -> bool:
+    return {bare(layer.name) for layer in layers} >= TABLE_VGG
 
 
 def _match_by_numbers(own: list[Layer], theirs: list[Layer]) -> dict[str, Layer] | None:
@@ -170,6 +177,12 @@ def describe_misfit(own: list[Layer], theirs: list[Layer], what: str) -> tuple[s
             text = "holds a network with a head of three linear layers"
         text = f"{text}; that is another network than {what}, whose head is one linear layer"
         return text, "train a teacher here: python train.py --tto True"
+    if _is_table_vgg(theirs) and not _is_table_vgg(own):
+        text = "holds a VGG of RepDistiller or mdistiller, which has three poolings"
+        return f"{text}; that is another network than {what}", f"--teacher {vgg or 'vgg8'}"
+    if _is_table_vgg(own) and vgg and len(own) == len(theirs):
+        text = f"does not fit {what}: its layers have other names, and where its poolings are they do not tell"
+        return text, f"--teacher {vgg}_bn has a pooling after each width"
     repeated = next((layers for layers in _by_bare_name(theirs).values() if len(layers) > 1), None)
     if repeated:
         first, second = (printable(layer.name, 80) for layer in repeated[:2])
@@ -177,9 +190,9 @@ def describe_misfit(own: list[Layer], theirs: list[Layer], what: str) -> tuple[s
     if needs_norm and not has_norm:
         return f"does not fit {what}: it has no batch norm", OTHER
     if len(linear) == len(heads) == 1 and linear[0].weight[1:] == heads[0].weight[1:]:
-        others = ([layer.shapes for layer in layers if not layer.is_linear] for layers in (theirs, own))
+        others = [sorted(str(layer.shapes) for layer in each if not layer.is_linear) for each in (theirs, own)]
         classes = linear[0].weight[0]
-        if classes != heads[0].weight[0] and next(others) == next(others):
+        if classes != heads[0].weight[0] and others[0] == others[1]:
             return f"does not fit {what}: it has {classes} classes", "name a teacher of the classes of the data"
     return f"does not fit {what}: {_first_difference(own, theirs)}", OTHER
 

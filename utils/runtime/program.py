@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Callable
 
+from utils.runtime.console import escaped_output
 from utils.runtime.errors import Interrupted, UserError, printable
 
 # How long OpenMP's threads (libgomp, in torch's CPU builds) turn idle before they sleep. Its default is for a
@@ -39,6 +40,7 @@ def describe(error: BaseException) -> tuple[str, str]:
     return f"unexpected {type(error).__name__}: {text}", "--debug shows where; please report it"
 
 
+@escaped_output()
 def run(main: Callable[[list[str]], None], argv: list[str]) -> int:
     """Run an entry point and return its exit code: 0, 1, 2, 130 or 143.
 

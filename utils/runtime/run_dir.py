@@ -9,10 +9,12 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from utils.runtime.errors import UserError
+from utils.runtime.errors import DamagedFile, UserError, reading
 from utils.runtime.files import SUFFIX, try_lock, write_text
-from utils.runtime.identity import SETTING, SWEPT, Identity
+from utils.runtime.identity import Identity
 from utils.runtime.ranges import COUNT, PERCENT, POSITIVE, Range, optional, require_ranges
+from utils.runtime.regular_file import read_regular
+from utils.runtime.schema import LARGEST, fits
 
 FILES = ("config.json", "history.csv", "last.pt", "best.pt", "accuracy.png", "loss.png")
 ANALYSIS = "analysis.json"
@@ -28,9 +30,10 @@ PLOTS = ("reliability.png", "confusion.png", "mistakes.png")
 AGAIN = "--overwrite makes that run again"
 ROLES = ("teacher", "student", "kd")
 PARTS = ("train", "val", "test")
-NUMBER = (int, float)
-# What config.json may hold beside what it must: the name of the run's folder, and what is known of its teacher.
-OPTIONAL = {"defaults": dict, "label": str, "run": str, "teacher": dict, "teacher_run": dict}
+TEACHER = {
+    "val_top1": optional(PERCENT),
+    "train_top1": optional(PERCENT),
+}  # as it was measured before the training
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,8 @@ class EpochRecord:
 
 
 COLUMNS = tuple(field.name for field in fields(EpochRecord))
-COLUMN_RANGES = {
-    **{"epoch": POSITIVE, "lr": Range(), "train_loss": Range(-1e18)},  # an objective may be below zero
+RECORD = {
+    **{"epoch": POSITIVE, "lr": Range(), "train_loss": Range(-LARGEST)},  # an objective may be below zero
     **{"train_top1": PERCENT, "train_top5": PERCENT, "val_loss": optional(Range())},
     **{"val_top1": optional(PERCENT), "val_top5": optional(PERCENT), "seconds": Range()},
 }
@@ -125,7 +128,7 @@ class RunDir:
         """Whether the analysis of another run compares it with this one."""
         try:
             content = read_json(analysis)
-        except UserError:
+        except (UserError, OSError):
             return False
         others = (content.get(name) for name in ("teacher", "baseline"))
         return any(isinstance(other, dict) and other.get("run") == self.path.parent.name for other in others)
@@ -142,14 +145,21 @@ class RunDir:
 
     def read_config(self) -> dict[str, Any]:
         """What config.json records of this run. Raises UserError for a damaged file."""
-        config = read_json(self.config, identity=dict, data=dict, objective=str, device=str, command=str)
-        if not _is_whole(config):
-            raise UserError(f"{self.config} is damaged", AGAIN)
-        identity, teacher = Identity.from_record(config), config.get("teacher", {})
-        require_ranges(self.config, teacher, dict.fromkeys(("val_top1", "train_top1"), optional(PERCENT)), AGAIN)
+        counts = dict.fromkeys(PARTS, int)
+        config = read_json(self.config, identity=dict, data=counts, objective=str, device=str, command=str)
+        with reading(self.config, AGAIN):
+            identity = Identity.from_record(config)
+            known = identity.get("role") in ROLES and "network" in identity.values
+            if not known or (identity["role"] == "kd" and "method" not in identity.values):
+                raise ValueError("it names no role, network or method")
+            teacher, of_teacher = (config.get(name, {}) for name in ("teacher", "teacher_run"))
+            texts = config.get("run", ""), *(teacher.get(name, "") for name in ("sha256", "note"))
+            if not all(isinstance(text, str) for text in texts):
+                raise ValueError("it names its folder or its teacher by what is no text")
+            Identity.from_record(of_teacher)
+        require_ranges(self.config, teacher, TEACHER, AGAIN)
         require_ranges(self.config, config["data"], dict.fromkeys(PARTS, COUNT), AGAIN)
-        varied = {SETTING + name: Range(-1e18) for name in SWEPT if name in identity.settings()}
-        require_ranges(self.config, identity.values, varied | {"seed": COUNT, "epochs": POSITIVE}, AGAIN)
+        require_ranges(self.config, identity.values, {"seed": COUNT, "epochs": POSITIVE}, AGAIN)
         return config
 
     def require_own(self, record: dict[str, Any], path: Path | None = None) -> None:
@@ -180,62 +190,63 @@ class RunDir:
 
     def read_results(self) -> dict[str, Any]:
         """The final metrics. Raises UserError for a damaged file and for metrics that cannot be."""
-        results = read_json(self.results, top1=NUMBER, top5=NUMBER, loss=NUMBER, parameters=int, epoch=int)
+        results = read_json(self.results)
         require_ranges(self.results, results, RESULT_RANGES, AGAIN)
         if not isinstance(results.get(WEIGHTS, ""), str):
-            raise UserError(f"{self.results} is damaged", AGAIN)
+            raise DamagedFile(f"{self.results} is damaged ({WEIGHTS} is no text)", AGAIN)
         return results
 
     def read_history(self) -> list[dict[str, float | None]]:
-        """The rows of history.csv, numbers or None. Raises UserError for a damaged file and for what cannot be."""
+        """The rows of history.csv, numbers or None, one at least. Raises UserError for a damaged file."""
         hint = f"remove {self.results}, then --resume repairs both"
         try:
-            with open(self.history, newline="", encoding="utf-8", errors="replace") as file:
-                rows = [{name: _number(name, row[name]) for name in COLUMNS} for row in csv.DictReader(file)]
+            data = read_regular(self.history)
         except FileNotFoundError:
             raise UserError(f"{self.history} is missing", hint) from None
-        except (KeyError, TypeError, ValueError, csv.Error) as error:
-            raise UserError(f"{self.history} is damaged", hint) from error
+        with reading(self.history, hint):
+            text = io.StringIO(data.decode(errors="replace"), newline="")
+            rows = [{name: _number(name, row[name]) for name in COLUMNS} for row in csv.DictReader(text)]
+            if not rows:
+                raise ValueError("it has no epoch")
         for row in rows:
-            require_ranges(self.history, row, COLUMN_RANGES, hint)
+            require_ranges(self.history, row, RECORD, hint)
         return rows
-
-
-def _is_whole(config: dict[str, Any]) -> bool:
-    """Whether all that config.json holds of the run and of its teacher is of the kind that it must be."""
-    if not all(isinstance(config.get(name, kind()), kind) for name, kind in OPTIONAL.items()):
-        return False
-    records = [config, *filter(None, [config.get("teacher_run")])]
-    parts = [record.get(name, {}) for record in records for name in ("identity", "defaults", "data")]
-    if not all(isinstance(part, dict) for part in parts):
-        return False
-    identity, *teachers = (Identity.from_record({"identity": {}} | record) for record in records)
-    names = [identity.get("network"), *([identity.get("method")] if identity.get("role") == "kd" else [])]
-    known = identity.get("role") in ROLES and all(isinstance(n, str) and n.isidentifier() for n in names)
-    texts = [
-        identity.get("teacher_sha256", ""),
-        *(config.get("teacher", {}).get(n, "") for n in ("sha256", "note")),
-    ]
-    plain = all(each.is_plain() for each in (identity, *teachers))
-    return known and plain and all(isinstance(text, str) for text in texts)
 
 
 def _number(column: str, text: str) -> float | None:
     """A cell of history.csv; only validation metrics may be absent."""
-    return None if not text and column.startswith("val_") else float(text)
+    return None if not text and column.startswith("val_") else _bounded(float(text))
 
 
-def read_json(path: Path, **required: type | tuple[type, ...]) -> dict[str, Any]:
-    """Read a JSON object that has the keys of `required`, of these types. Raises UserError for anything else."""
+def _bounded(value: float) -> float:
+    """`value`; raises ValueError for one that is not finite or beyond what is calculated with."""
+    if not abs(value) < LARGEST:
+        raise ValueError(f"{value:g} is no number that it may hold")
+    return value
+
+
+def read_json(path: Path, **required: Any) -> dict[str, Any]:
+    """Read a JSON object that has the keys of `required`, of these kinds (see `fits`), and only finite numbers.
+
+    Raises DamagedFile for anything else, OSError for what cannot be read.
+    """
     try:
-        content = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
+        data = read_regular(path)
     except FileNotFoundError:
         raise UserError(f"{path} is missing", AGAIN) from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is damaged ({error})", AGAIN) from error
+    with reading(path, AGAIN):
+        content = json.loads(
+            data.decode(errors="surrogateescape"),
+            parse_int=lambda text: _bounded(int(text)),
+            parse_float=lambda text: _bounded(float(text)),
+            parse_constant=lambda text: _bounded(float(text)),
+        )
+        json.dumps(content, ensure_ascii=False).encode(errors="surrogateescape")  # so that it can be written again
+        if not isinstance(content, dict):
+            raise ValueError("it is no object with keys")
     for key, kind in required.items():
-        if not isinstance(content, dict) or not isinstance(content.get(key), kind):
-            raise UserError(f"{path} is damaged (no {key!r} that it should have)", AGAIN)
+        if not fits(content.get(key), kind):
+            raise DamagedFile(f"{path} is damaged (no {key!r} that it should have)", AGAIN)
     return content
 
 

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from utils.runtime.errors import UserError, printable
 from utils.runtime.file_kind import SAFETENSORS, identify
-from utils.runtime.files import SAVE, DamagedFile, read_tensors
+from utils.runtime.files import SAVE, DamagedFile, dtype_name, read_tensors
 from utils.runtime.layer_matching import COUNTER, Layer, describe_misfit, layers_of, match_by_name, match_by_order
+from utils.runtime.regular_file import LARGEST_WEIGHTS, read_regular
+from utils.runtime.shortcuts import copying_weights, shortcuts_without_weights
 
 # What programs call the weights in a file that holds more; the first ones are taken first.
 ENTRIES = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights", "params")
@@ -38,10 +40,9 @@ def read_content(path: Path) -> dict[str, Any]:
     except ImportError as error:
         what = f"{path} is a safetensors file, and the package that reads it is not installed"
         raise UserError(what, "pip install safetensors") from error
+    data = read_regular(path, LARGEST_WEIGHTS)
     try:
-        return dict(sorted(load(path.read_bytes()).items()))  # their order in the file is one of types
-    except OSError:
-        raise
+        return dict(sorted(load(data).items()))  # their order in the file is one of types
     except Exception as error:  # the package's own errors, and torch's for types that it does not know
         raise DamagedFile(f"{path} is a damaged safetensors file ({printable(error, 120)})") from error
 
@@ -98,8 +99,9 @@ def fit_weights(path: Path, weights: Mapping[str, Tensor], expected: Mapping[str
 
     `expected` is the network's own state_dict, or the shapes in it; `what` names the network in messages. Layers
     are matched by their names, less the prefixes that wrappers leave, or else by their order and shapes. A bias
-    before batch norm is taken off the running mean, which gives the same outputs. Raises UserError for weights of
-    another network or another type, and for values that are not finite.
+    before batch norm is taken off the running mean, which gives the same outputs, and so does a convolution that
+    copies where a shortcut has no weights. Raises UserError for weights of another network or another type, and
+    for values that are not finite.
     """
     shapes = {name: tuple(getattr(value, "shape", value)) for name, value in expected.items()}
     passed_over, notes = _no_weights(weights, shapes), []
@@ -108,6 +110,11 @@ def fit_weights(path: Path, weights: Mapping[str, Tensor], expected: Mapping[str
     if passed_over:
         texts = (f"{name} {tensor.flatten().tolist()}" for name, tensor in passed_over.items())
         notes.append(f"passed over, since they are no weights of the network: {_list(texts)}")
+    shortcuts = shortcuts_without_weights(own, theirs)
+    if shortcuts:
+        weights, theirs = {**weights, **copying_weights(shortcuts, expected)}, theirs + shortcuts
+        text = "shortcuts have no weights: they are read as copies between zeros in equal number on both sides"
+        notes.append(f"{len(shortcuts) // 2} {text}")
     pairs = match_by_name(own, theirs)
     if pairs is None:
         pairs = match_by_order(own, theirs)
@@ -115,7 +122,7 @@ def fit_weights(path: Path, weights: Mapping[str, Tensor], expected: Mapping[str
     if pairs is None:
         for name, tensor in weights.items():
             if tensor.ndim > 1:
-                _require_type(path, name, tensor, torch.float32)  # quantised weights have other names, too
+                require_type(path, name, tensor, torch.float32)  # quantised weights have other names, too
         text, hint = describe_misfit(own, theirs, what)
         raise DamagedFile(f"{path} {text}", hint)
     tensors, converted = {}, set()
@@ -126,13 +133,13 @@ def fit_weights(path: Path, weights: Mapping[str, Tensor], expected: Mapping[str
             tensors[name] = _counter(weights.get(source))
             continue
         dtype = value.dtype if isinstance(value, Tensor) else torch.float32
-        _require_type(path, source, weights[source], dtype)
+        require_type(path, source, weights[source], dtype)
         if weights[source].dtype != dtype:
-            converted.add(str(weights[source].dtype).removeprefix("torch."))
+            converted.add(dtype_name(weights[source]))
         tensors[name] = weights[source].to(dtype).contiguous()
     biases = _biases(own, pairs, weights)
     for mean, (name, bias) in biases.items():
-        _require_type(path, name, bias, torch.float32)
+        require_type(path, name, bias, torch.float32)
         tensors[mean] = (tensors[mean].double() - bias.double()).to(tensors[mean].dtype)
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
@@ -154,9 +161,10 @@ def _counter(tensor: Tensor | None) -> Tensor:
     return tensor.reshape(()) if is_count else torch.tensor(0)
 
 
-def _require_type(path: Path, name: str, tensor: Tensor, dtype: torch.dtype) -> None:
+def require_type(path: Path, name: str, tensor: Tensor, dtype: torch.dtype) -> None:
+    """Raise DamagedFile unless the tensor can stand for one of `dtype`: any usual float for a float."""
     if tensor.dtype not in (FLOATS if dtype.is_floating_point else (dtype,)):
-        what = f"{path} has weights of type {str(tensor.dtype).removeprefix('torch.')}, in {printable(name, 80)}"
+        what = f"{path} has weights of type {dtype_name(tensor)}, in {printable(name, 80)}"
         raise DamagedFile(what, "save them in float32, before any quantisation")
 
 

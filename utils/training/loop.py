@@ -60,7 +60,7 @@ class Step:
         self.state, self.teacher, self.train, self.compute = state, teacher, train, compute
         forward = torch.compile(state.model, dynamic=False) if options.compile else None
         needs, images = state.method.needs, None
-        if needs != "logits":
+        if needs not in ("labels", "logits"):
             images = next(train.epoch(0)).images
         self.student = TappedNetwork(state.model, needs, images, forward)
         self.meter = Meter(compute.device)

@@ -60,6 +60,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any], mode
             fits &= isinstance(buffer, Tensor) and (buffer.ndim == 0 or buffer.shape == parameter.shape)
     if not fits:
         raise UserError("the optimizer state in the checkpoint does not fit the network")
-    optimizer.load_state_dict(state)
+    groups = optimizer.state_dict()["param_groups"]  # this run's own: of the file, only what training changed
+    optimizer.load_state_dict({"state": state["state"], "param_groups": groups})
     for parameter, buffers in optimizer.state.items():  # fused kernels read both in the order of their memory
         buffers |= {name: torch.empty_like(parameter).copy_(b) for name, b in buffers.items() if b.ndim}

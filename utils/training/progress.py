@@ -66,9 +66,9 @@ class TrainingDisplay:
             self.bar = None
         val = ""
         if record.val_top1 is not None:
-            val = (
-                f"   val loss {record.val_loss:.4f} top-1 {record.val_top1:5.2f} % top-5 {record.val_top5:5.2f} %"
-            )
+            val = f"   val loss {record.val_loss:.4f} top-1 {record.val_top1:5.2f} %"
+            if min(record.train_top5, record.val_top5) < 100:  # of up to five classes both always are
+                val += f" top-5 {record.val_top5:5.2f} %"
         print(
             f"{self._label(record.epoch)}   train loss {record.train_loss:.4f} top-1 {record.train_top1:5.2f} %"
             f"{val}   {record.seconds:.1f} s",

@@ -32,10 +32,12 @@ class Schedule:
         return self.epochs * self.steps_per_epoch
 
     def lr_at(self, step: int) -> float:
-        """Learning rate of step 0, 1, ...: up to `lr` in the first `warmup` of all steps, then down to 0."""
+        """Learning rate of step 0, 1, ...: up to `lr` in the first `warmup` of all steps, then down."""
         rising = self.warmup * self.steps
         if step < rising:
             return self.lr * (step + 1) / (rising + 1)
+        if self.schedule == "step":
+            return self.lr * 0.1 ** sum(step >= share * self.steps for share in (5 / 8, 3 / 4, 7 / 8))
         left = (self.steps - step) / (self.steps - rising)
         return self.lr * (left if self.schedule == "linear" else (1 - math.cos(math.pi * left)) / 2)
 

@@ -68,7 +68,8 @@ class TensorBoardLogger:
             student = TappedNetwork(network, state.method.needs, batch.images)(batch.images)
         progress = torch.tensor(state.steps / state.schedule.steps, device=self.compute.device)
         terms, parameters = {}, list(network.parameters())
-        for name, term in state.method(student, teacher, batch.labels, progress).items():
+        method = copy.deepcopy(state.method)  # it may remember what it has seen
+        for name, term in method(student, teacher, batch.labels, progress).items():
             gradients = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
             norms = [gradient.norm() for gradient in gradients if gradient is not None]
             terms[name] = term.item(), torch.stack(norms).norm().item() if norms else 0.0

@@ -27,12 +27,14 @@ class Request:
     image_size: int = 32
     limit: int | None = None  # images of each part, equally of all classes
     skip_bad_images: bool = False
+    test_only: bool = False
+    class_names: tuple[str, ...] = ()  # with `test_only`: those of the network, in its order, where it has them
 
 
 class Parts(NamedTuple):
     """What a source returns: its validation part where it has one of its own, and remarks on the images."""
 
-    train: "ImageSet"
+    train: "ImageSet | None"  # None only where the test part alone was asked for
     test: "ImageSet"
     val: "ImageSet | None" = None
     notes: tuple[str, ...] = ()

@@ -9,7 +9,9 @@ import torch
 from utils.data.image_set import ImageSet
 from utils.data.sources import Parts, Request
 from utils.runtime.errors import UserError
+from utils.runtime.regular_file import require_regular
 
+LARGEST = 2**30  # bytes of an archive or of a file in it
 TIMEOUT = 30  # seconds without a response, after which a server counts as gone
 
 
@@ -22,8 +24,12 @@ def load(request: Request) -> Parts:
     socket.setdefaulttimeout(TIMEOUT)
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
+        for path in (data_dir / kind.filename, *(data_dir / kind.base_folder).glob("*")):
+            if path.exists():  # torchvision reads all of it for its MD5
+                require_regular(path, LARGEST)
         # Both parts are in one archive, so the second finds what the first one fetched.
-        train, test = (kind(str(data_dir), train=train, download=True) for train in (True, False))
+        test = kind(str(data_dir), train=False, download=True)
+        train = None if request.test_only else kind(str(data_dir), train=True, download=True)
     except (OSError, RuntimeError, http.client.HTTPException) as error:
         # torchvision unpacks again where images are damaged, but not where the class names are.
         instead = f" in place of {kind.base_folder}/" if os.path.exists(data_dir / kind.base_folder) else ""
@@ -34,7 +40,7 @@ def load(request: Request) -> Parts:
         ) from error
     finally:
         socket.setdefaulttimeout(previous)
-    return Parts(_image_set(train), _image_set(test))
+    return Parts(train and _image_set(train), _image_set(test))
 
 
 def _image_set(dataset) -> ImageSet:

@@ -16,11 +16,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from utils.runtime.errors import DamagedFile
+from utils.runtime.regular_file import LARGEST_IMAGE, require_regular
+
 DECODER = 2  # part of the key of a cached image: raise it when the same file decodes to other pixels
 # What Pillow's decoders raise for damaged files; each format has its own habits.
 DECODER_ERRORS = (OSError, SyntaxError, ValueError, RuntimeError, AttributeError, TypeError, LookupError, EOFError)
 DECODER_ERRORS += (ArithmeticError, AssertionError, struct.error, zlib.error, Image.DecompressionBombError)
-DECODER_ERRORS += (MemoryError,)
+DECODER_ERRORS += (MemoryError, DamagedFile)
 
 # What Pillow lists among its formats, but only names, plays or hands to another program.
 NOT_IMAGES = {"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}
@@ -95,6 +98,7 @@ def decode_image(path: Path, size: int) -> np.ndarray:
 
 
 def _open(path: Path) -> Image.Image:
+    require_regular(path, LARGEST_IMAGE)
     # By name, because a file's content decides over its ending: PostScript named .jpg would start a program.
     Image.init()
     return Image.open(path, formats=[kind for kind in Image.ID if kind not in NOT_IMAGES])

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from utils.data.image_set import ImageSet
 from utils.data.sources import Parts, Request
 from utils.data.sources.decode import DECODER_ERRORS, decode_image, is_flattened, quiet_decoders
-from utils.data.sources.image_cache import ImageCache
+from utils.data.sources.image_cache import Decoded, ImageCache, rows_by_key
 from utils.data.sources.scan import LAYOUT, Part, folders_in, listed, one_line, scan
 from utils.runtime.errors import UserError
 from utils.runtime.files import write_text
@@ -39,12 +39,16 @@ class Problems:
 def load(request: Request) -> Parts:
     """Load the parts, each image resized to `image_size` pixels a side; classes are those of `train/`.
 
-    With `limit`, images are chosen before they are decoded. Unreadable images are an error that names a file with
-    all of them; with `skip_bad_images` they are left out.
+    With `test_only`, classes are those of the network, or else of `test/`. With `limit`, images are chosen before
+    they are decoded. Unreadable images are an error that names a file with all of them; with `skip_bad_images`
+    they are left out.
     """
-    listing, passed_over = scan(request.data_dir)
-    names = listing["train"].class_names
-    _check_classes(listing)
+    listing, passed_over = scan(request.data_dir, request.test_only)
+    if "train" in listing:
+        _check_train(listing["train"])
+    of = listing.get("train", listing["test"])
+    names = request.class_names or of.class_names
+    _check_classes(listing, names, "the network" if request.class_names else of.folder)
     number = {name: index for index, name in enumerate(names)}
     chosen = {name: _chosen(part, number, request.limit) for name, part in listing.items()}
     _check_size(sum(map(len, chosen.values())), request)
@@ -53,7 +57,11 @@ def load(request: Request) -> Parts:
     for name, part in listing.items():
         pixels, valid = _pixels(part, chosen[name], request.image_size, problems)
         labels = torch.tensor([number[part.files[index].class_name] for index in chosen[name]])
-        whole = ImageSet(pixels, labels, names)
+        files = None
+        if name == "test":  # whose mistakes are named
+            paths = (part.files[index].path for index in chosen[name])
+            files = tuple(path.relative_to(request.data_dir).as_posix() for path in paths)
+        whole = ImageSet(pixels, labels, names, files=files)
         parts[name] = whole if valid.all() else whole.select(torch.from_numpy(valid.nonzero()[0]))
     notes = [f"passed over in {request.data_dir}: {passed_over}"] if passed_over.counts else []
     if problems.unreadable:
@@ -64,11 +72,10 @@ def load(request: Request) -> Parts:
             f"{len(problems.flattened)} decoded to nearly one colour, although the file has more: {paths}"
         )
     notes += _notes_on_classes(parts, listing)
-    return Parts(**parts, notes=tuple(notes))
+    return Parts(**{"train": None} | parts, notes=tuple(notes))
 
 
-def _check_classes(listing: dict[str, Part]) -> None:
-    train = listing["train"]
+def _check_train(train: Part) -> None:
     if len(train.class_names) < 2:
         (name,) = train.class_names
         what = f"{train.folder} has only one class: {name} ({len(train.files)} images)"
@@ -79,10 +86,13 @@ def _check_classes(listing: dict[str, Part]) -> None:
             else LAYOUT
         )
         raise UserError(what, hint)
+
+
+def _check_classes(listing: dict[str, Part], names: tuple[str, ...], owner: object) -> None:
     for part in listing.values():
-        unknown = sorted(set(part.class_names) - set(train.class_names))
+        unknown = sorted(set(part.class_names) - set(names))
         if unknown:
-            raise UserError(f"{part.folder} has classes that {train.folder} lacks: {listed(unknown)}", LAYOUT)
+            raise UserError(f"{part.folder} has classes that {owner} lacks: {listed(unknown)}", LAYOUT)
 
 
 def _chosen(part: Part, number: dict[str, int], limit: int | None) -> list[int]:
@@ -128,49 +138,65 @@ def _pixels(part: Part, chosen: list[int], size: int, problems: Problems) -> tup
     wanted = rows[chosen]
     valid = wanted >= 0
     if valid.all():
-        in_order = len(cached) == len(chosen) and (wanted == np.arange(len(chosen))).all()
-        return cached if in_order else cached[torch.from_numpy(wanted)], valid
-    pixels = torch.empty(len(chosen), size, size, 3, dtype=torch.uint8)
-    if valid.any():
-        pixels[torch.from_numpy(valid)] = cached[torch.from_numpy(wanted[valid])]
-    missing = (~valid).nonzero()[0]
-    try:
-        _decode(
-            part, {index: part.files[chosen[index]].path for index in missing}, pixels.numpy(), valid, problems
-        )
-    finally:
-        if valid[missing].any():
-            others = np.setdiff1d((rows >= 0).nonzero()[0], chosen)  # cached, and not part of this run
-            more = [cached[torch.from_numpy(rows[others])]] if len(others) else []
-            keys = np.concatenate([cache.keys[chosen] * valid[:, None], cache.keys[others]])
-            cache.write(torch.cat([pixels, *more]) if more else pixels, keys)
-    return pixels, valid
-
-
-def _decode(part: Part, paths: dict[int, Path], pixels: np.ndarray, valid: np.ndarray, problems: Problems) -> None:
-    """Decode files in parallel, each into its row of `pixels`, and note in `valid` which rows are."""
-    size = pixels.shape[1]
-
-    def decode(index: int) -> tuple[int, str, bool]:
+        in_order = len(cached.images) == len(chosen) and (wanted == np.arange(len(chosen))).all()
+        decoded = cached if in_order else cached.select(wanted)
+    else:
+        decoded, missing = Decoded.zeros(len(chosen), size), (~valid).nonzero()[0]
+        for tensor, source in zip(decoded, cached, strict=True):
+            tensor[torch.from_numpy(valid)] = source[torch.from_numpy(wanted[valid])]
+        paths = {index: part.files[chosen[index]].path for index in missing}
         try:
-            pixels[index] = decode_image(paths[index], size)
-            flat = is_flattened(paths[index], pixels[index])
+            _decode(part, paths, cache, cached, decoded, valid, problems)
+        finally:
+            if valid[missing].any():
+                decoded.states[:] = cache.states[chosen] * torch.from_numpy(valid)[:, None]
+                others = np.setdiff1d((rows >= 0).nonzero()[0], chosen)  # cached, and not part of this run
+                more = cached.select(rows[others])
+                cache.write(Decoded(*map(torch.cat, zip(decoded, more, strict=True))) if len(others) else decoded)
+    problems.flattened += [part.files[chosen[index]].path for index in decoded.flat.nonzero()[:, 0].tolist()]
+    return decoded.images, valid
+
+
+def _decode(
+    part: Part,
+    paths: dict[int, Path],
+    cache: ImageCache,
+    cached: Decoded,
+    decoded: Decoded,
+    valid: np.ndarray,
+    problems: Problems,
+) -> None:
+    """Decode files in parallel, each into its row of `decoded`, and note in `valid` which rows are.
+
+    Those of which `cached` has the content are copied from there.
+    """
+    images, contents, flat = (tensor.numpy() for tensor in (decoded.images, decoded.contents, decoded.flat))
+    row_of, size = rows_by_key(cached.contents), images.shape[1]
+
+    def decode(index: int) -> tuple[int, str]:
+        try:
+            key = cache.content_key(paths[index])
+            row = row_of.get(key)
+            if row is None:
+                images[index] = decode_image(paths[index], size)
+                flat[index] = is_flattened(paths[index], images[index])
+            else:
+                images[index], flat[index] = cached.images[row], cached.flat[row]
         except DECODER_ERRORS as error:
             reason = " ".join(str(error).replace(repr(str(paths[index])), "").split()).rstrip(": ")
-            return index, reason or type(error).__name__, False
+            return index, reason or type(error).__name__
+        contents[index] = np.frombuffer(key, np.uint8)
         valid[index] = True
-        return index, "", flat
+        return index, ""
 
     pool = ThreadPoolExecutor(os.cpu_count())  # Pillow decodes without holding Python's lock
     try:
         with quiet_decoders():
             results = pool.map(decode, paths)
             label, quiet = f"decoding {part.folder}", not sys.stderr.isatty()
-            for index, reason, flat in tqdm(results, label, len(paths), unit=" images", disable=quiet):
+            for index, reason in tqdm(results, label, len(paths), unit=" images", disable=quiet):
                 if reason:
                     problems.unreadable.append((paths[index], reason))
-                if flat:
-                    problems.flattened.append(paths[index])
     finally:
         pool.shutdown(cancel_futures=True)  # Ctrl-C need not wait for all of them
 
@@ -191,13 +217,20 @@ def _write_list(unreadable: list[tuple[Path, str]], data_dir: Path) -> Path:
     text = f"{LIST_HEADER}\n{''.join(lines)}"
     path = data_dir / LIST_NAME
     with suppress(OSError):
-        if not os.path.lexists(path) or path.read_bytes().startswith(LIST_HEADER.encode()):  # not the user's own
+        if not os.path.lexists(path) or _is_own_list(path):
             write_text(path, text)
             return path
     with tempfile.NamedTemporaryFile("w", prefix="unreadable-images-", suffix=".txt", delete=False) as file:
         path = Path(file.name)
     path.write_bytes(text.encode(errors="surrogateescape"))
     return path
+
+
+def _is_own_list(path: Path) -> bool:
+    if not path.is_file():  # a pipe would be waited for
+        return False
+    with open(path, "rb") as file:
+        return file.read(len(LIST_HEADER)) == LIST_HEADER.encode()
 
 
 def _notes_on_classes(parts: dict[str, ImageSet], listing: dict[str, Part]) -> list[str]:

@@ -23,7 +23,7 @@ LISTED = 8  # kinds or names in one line
 class ImageFile(NamedTuple):
     path: Path
     class_name: str
-    state: str  # changes when the file is replaced or written: path within the part, size, times
+    state: str  # changes when the file is replaced or written: path within the part, size, times, inode
 
 
 @dataclass(frozen=True)
@@ -85,21 +85,23 @@ def listed(texts, most: int = LISTED) -> str:
     return ", ".join(texts[:most]) + (f" and {len(texts) - most} more" if len(texts) > most else "")
 
 
-def scan(data_dir: Path) -> tuple[dict[str, Part], PassedOver]:
+def scan(data_dir: Path, test_only: bool = False) -> tuple[dict[str, Part], PassedOver]:
     """List the parts "train", "test" and, where it is there, "val", and what was passed over in them.
 
-    Hidden files, junk of operating systems and files without the ending of an image are passed over. Raises
-    UserError for a layout without training or test images, that says what is there instead.
+    With `test_only`, the other parts are not looked at. Hidden files, junk of operating systems and files without
+    the ending of an image are passed over. Raises UserError for a layout without training or test images, that
+    says what is there instead.
     """
     passed_over = PassedOver()
-    for name in ("train", "test"):
+    needed = ("test",) if test_only else ("train", "test")
+    for name in needed:
         if not (data_dir / name).is_dir():
             raise _no_part(data_dir, name)
-    val = [name for name in VAL_NAMES if (data_dir / name).is_dir()]
+    val = [name for name in VAL_NAMES if (data_dir / name).is_dir() and not test_only]
     if len(val) > 1:
         both = " and ".join(f"{name}/" for name in val)
         raise UserError(f"{data_dir} has {both}", "one of them is the validation part: move the other elsewhere")
-    folders = {"train": "train", "test": "test"} | ({"val": val[0]} if val else {})
+    folders = {name: name for name in needed} | ({"val": val[0]} if val else {})
     return {name: _scan_part(data_dir / folder, passed_over) for name, folder in folders.items()}, passed_over
 
 
@@ -164,10 +166,10 @@ def _identity(folder: str | Path) -> tuple[int, int]:
 
 
 def _state(entry: os.DirEntry, folder: Path) -> str:
-    # The time of the last change of the file's entry, too: it tells files that were swapped with their times.
+    # Of files swapped with their times preserved, inode and ctime tell, neither of which a user can set.
     state = entry.stat()
-    times = f"{state.st_size}\0{state.st_mtime_ns}\0{state.st_ctime_ns}"
-    return f"{os.path.relpath(entry.path, folder)}\0{times}"
+    values = (state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino)
+    return "\0".join((os.path.relpath(entry.path, folder), *map(str, values)))
 
 
 def _is_junk(name: str) -> bool:
@@ -190,15 +192,17 @@ def _no_part(data_dir: Path, missing: str) -> UserError:
         return UserError(f"{what}: {data_dir} is {'a file' if data_dir.exists() else 'not there'}", LAYOUT)
     inside = folders_in(data_dir)
     around = data_dir.absolute().parent
-    deeper = [name for name in inside if (data_dir / name / "train").is_dir()]
-    if missing == "train" and deeper:
+    train = (data_dir / "train").is_dir()
+    deeper = [name for name in inside if (data_dir / name / missing).is_dir()]
+    if not train and deeper:
         command = " or ".join(f"--data-dir {shlex.quote(str(data_dir / name))}" for name in deeper)
-        return UserError(what, f"{listed(deeper)} has train/ in it: {command}")
-    if missing == "train" and data_dir.name in ("train", "test", *VAL_NAMES) and (around / "train").is_dir():
+        return UserError(what, f"{listed(deeper)} has {missing}/ in it: {command}")
+    if not train and data_dir.name in ("train", "test", *VAL_NAMES) and (around / missing).is_dir():
         return UserError(what, f"that is one part of the data: --data-dir {shlex.quote(str(data_dir.parent))}")
     val = [name for name in VAL_NAMES if name in inside]
     if missing == "test" and val:
-        hint = f"there are train/ and {val[0]}/: accuracy is reported on test/, {val[0]}/ only draws the curves. "
+        there = f"there are train/ and {val[0]}/" if train else f"there is {val[0]}/"
+        hint = f"{there}: accuracy is reported on test/, {val[0]}/ only draws the curves. "
         hint += f"Rename {val[0]}/ to test/, and a share of train/ is held out for validation instead"
         return UserError(what, hint)
     there = f"there are the folders {listed(inside)}" if inside else "there are no folders in it"

@@ -8,9 +8,11 @@ from typing import NamedTuple
 
 from matplotlib.ticker import MaxNLocator
 
+from utils.reporting.calibration import read_bins
 from utils.reporting.curves import History
 from utils.reporting.format import short, spread
 from utils.reporting.page.entry import Entry
+from utils.reporting.style import Style
 
 WIDTH, HEIGHT = 366, 214  # of the area within the axes; y points down, as in SVG
 Position = tuple[float, float]  # x, y
@@ -55,8 +57,14 @@ class Scale:
         return math.log10(value) if self.log else value
 
 
+class Range(NamedTuple):
+    low: float
+    middle: float
+    high: float
+
+
 class Point(NamedTuple):
-    """A value of all seeds of a row."""
+    """A value of all seeds of a row at an epoch."""
 
     x: float
     mean: float
@@ -64,13 +72,20 @@ class Point(NamedTuple):
     high: float
 
 
+class Marker(NamedTuple):
+    position: Position
+    tip: str = ""
+    hollow: bool = False
+
+
 class Line(NamedTuple):
     """What one row of the table shows in a chart, where it is drawn."""
 
-    index: int  # of the row: its colour and marker
+    style: Style
     path: Sequence[Position]
-    markers: Sequence[tuple[Position, str]]  # each with its tip
+    markers: Sequence[Marker]
     band: Sequence[Position] = ()
+    whiskers: Sequence[Sequence[Position]] = ()  # the ranges of the markers
 
 
 @dataclass(frozen=True)
@@ -114,47 +129,48 @@ def curves(title: str, note: str, log: bool, rows: Sequence[tuple[Entry, Sequenc
         path = [(x(point.x), y(point.mean)) for point in points]
         band = [(x(point.x), y(point.low)) for point in points]
         band += [(x(point.x), y(point.high)) for point in reversed(points)]
-        markers = [(position, "") for position in path[:: -math.ceil(len(path) / 8)]]
+        markers = [Marker(position) for position in path[:: -math.ceil(len(path) / 8)]]
         several = any(point.low < point.high for point in points)
-        lines.append(Line(entry.index, path, markers, band if several else ()))
+        lines.append(Line(entry.style, path, markers, band if several else ()))
     ends = (f"{entry.row.title}: {short(points[-1].mean)} after the last epoch" for entry, points in rows)
+    note = ", ".join(filter(None, (note, "logarithmic scale" if y.log else "")))
     return Chart(title, note, f"{title} over epochs. {'; '.join(ends)}.", "epoch", x, y, lines, 3.5)
 
 
-def scatter(title: str, note: str, x_label: str, rows: Sequence[tuple[Entry, Point]]) -> Chart:
-    """Top-1 in percent, with its range over seeds; `x` on a logarithmic scale."""
-    x = Scale([point.x for _, point in rows], 0, WIDTH, log=True)
-    y = Scale([value for _, point in rows for value in point[1:]], HEIGHT, 0)
+def scatter(title: str, note: str, x_label: str, rows: Sequence[tuple[Entry, Range, Range]]) -> Chart:
+    """Top-1 in percent over a cost, which has a logarithmic scale, each with its range."""
+    x = Scale([value for _, cost, _ in rows for value in cost], 0, WIDTH, log=True)
+    y = Scale([value for _, _, top1 in rows for value in top1], HEIGHT, 0)
     lines, tips = [], []
-    for entry, point in rows:
-        tips.append(f"{entry.row.title}: {point.mean:.2f} % at {short(point.x)}")
-        path = [(x(point.x), y(point.low)), (x(point.x), y(point.high))]
-        lines.append(Line(entry.index, path, [((x(point.x), y(point.mean)), tips[-1])]))
-    return Chart(title, note, f"Top-1 against {x_label}. {'; '.join(tips)}.", x_label, x, y, lines, 6)
+    for entry, cost, top1 in rows:
+        tips.append(f"{entry.row.title}: {top1.middle:.2f} % at {short(cost.middle)}")
+        middle = x(cost.middle), y(top1.middle)
+        upright = [(middle[0], y(top1.low)), (middle[0], y(top1.high))]
+        level = [(x(cost.low), middle[1]), (x(cost.high), middle[1])]
+        lines.append(Line(entry.style, (), [Marker(middle, tips[-1])], whiskers=[upright, level]))
+    label = f"Top-1 against {x_label}. {'; '.join(tips)}."
+    return Chart(title, note, label, f"{x_label}, logarithmic scale" if x.log else x_label, x, y, lines, 6)
 
 
 def reliability(entry: Entry) -> Chart:
     """Accuracy against confidence by bin, the images of all seeds together (Guo et al. 2017, figure 1).
 
-    The bars along the bottom are the share of the images in each bin.
+    Bars on the same axis are the share of the images in each bin. Bins of few images are hollow, and the line
+    passes them by.
     """
     x, y = Scale((0, 100), 0, WIDTH), Scale((0, 100), HEIGHT, 0)
-    columns = ("count", "confidence", "accuracy")
-    seeds = [list(zip(*map(seed.get, columns), strict=False)) for seed in entry.values("calibration")]
-    bins = list(zip(*seeds, strict=False))
-    images = sum(count for bin_of_seeds in bins for count, _, _ in bin_of_seeds) or 1
-    bars, markers, width = [], [], (x(100) - x(0)) / max(1, len(bins))
-    for number, bin_of_seeds in enumerate(bins):
-        filled = [one for one in bin_of_seeds if one[0] > 0 and None not in one]
-        if not filled:
-            continue
-        count = sum(one[0] for one in filled)
-        confidence, accuracy = (sum(one[0] * one[column] for one in filled) / count for column in (1, 2))
-        tip = f"{accuracy:.1f} % right of {count:,} predictions at {confidence:.1f} % confidence"
-        markers.append(((x(confidence), y(accuracy)), tip))
-        height = count / images * (HEIGHT - y(100)) / 2
-        bars.append((x(0) + number * width + 1, y(0) - height, width - 2, height))
-    line = Line(entry.index, [position for position, _ in markers], markers)
+    bins = read_bins(entry.values("calibration"))
+    images = sum(each.count for each in bins)
+    bars, markers, whiskers = [], [], []
+    for each in bins:
+        tip = f"{each.accuracy:.1f} % right of {each.count:,} predictions at {each.confidence:.1f} % confidence"
+        tip += f", 95 % interval {each.low:.1f} to {each.high:.1f}"
+        markers.append(Marker((x(each.confidence), y(each.accuracy)), tip, each.few))
+        whiskers.append([(x(each.confidence), y(each.low)), (x(each.confidence), y(each.high))])
+        top = y(100 * each.count / images)
+        bars.append((x(each.start) + 1, top, x(each.end) - x(each.start) - 2, y(0) - top))
+    path = [marker.position for marker in markers if not marker.hollow]
     note = f"expected calibration error {spread(entry.values('ece'))} %"
     label, diagonal = f"Accuracy against confidence, {note}", [(x(0), y(0)), (x(100), y(100))]
+    line = Line(entry.style, path, markers, whiskers=whiskers)
     return Chart(entry.row.title, note, label, "confidence (%)", x, y, [line], 4, bars, diagonal)

@@ -2,15 +2,18 @@
 
 import base64
 import statistics
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from utils.reporting.style import Style
 from utils.reporting.table import Row
 from utils.runtime.errors import UserError
 from utils.runtime.ranges import COUNT, PERCENT, POSITIVE, Range, optional
-from utils.runtime.run_dir import ANALYSIS, read_json
+from utils.runtime.run_dir import ANALYSIS, PLOTS, read_json
+from utils.runtime.schema import fits
 
 # What the page reads of an analysis.json; a list names the kind of all its items.
 SHARE = optional(PERCENT)  # None: of no image
@@ -20,6 +23,8 @@ SCHEMA = {
     **dict.fromkeys(("latency_ms", "throughput"), Range()),
     "ece": PERCENT,
     **dict.fromkeys(("device", "checkpoint"), str),
+    **dict.fromkeys(("latency_q1_ms", "latency_q3_ms"), optional(Range())),  # None: of an earlier version
+    "busy": str,
     "calibration": {"count": [COUNT], "confidence": [SHARE], "accuracy": [SHARE]},
     "class_names": [str],
     "per_class": [SHARE],
@@ -44,10 +49,10 @@ class ClassResult(NamedTuple):
 class Entry:
     """A row of the table, with what was measured of its runs."""
 
-    index: int  # its colour and marker
+    style: Style
     row: Row
-    folder: Path
     analysis: dict[int, dict[str, Any]]  # by seed, the lowest first
+    images: dict[str, str]  # the plots of the displayed seed as data URIs, by the names of their files
 
     @property
     def title(self) -> str:
@@ -67,11 +72,6 @@ class Entry:
         parts = [each[part] if part else each for each in self.analysis.values()]
         return [each[key] for each in parts if each is not None]
 
-    def image(self, name: str) -> str:
-        """A PNG of the displayed seed as a data URI; empty where it is missing."""
-        path = self.folder / f"seed{self.seed}" / name
-        return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}" if path.exists() else ""
-
     def classes(self) -> list[ClassResult]:
         """The best gain first, or the lowest accuracy where nothing was gained over; unknown ones last."""
         top1 = _class_means(self.values("per_class"))
@@ -88,10 +88,26 @@ def _class_means(seeds: Sequence[Sequence[float | None]]) -> list[float | None]:
     return [statistics.mean(values) if values else None for values in known]
 
 
-def read_entry(index: int, row: Row, folder: Path) -> Entry:
-    """Raises UserError for a damaged analysis.json."""
+def read_entry(style: Style, row: Row, folder: Path) -> Entry:
+    """Read the runs of a row in its `folder`. Raises UserError for a damaged analysis.json."""
     paths = {seed: folder / f"seed{seed}" / ANALYSIS for seed in sorted(row.tests)}
-    return Entry(index, row, folder, {seed: _read(path) for seed, path in paths.items() if path.exists()})
+    analysis = {seed: _read(path) for seed, path in paths.items() if path.exists()}
+    run = folder / f"seed{min(analysis)}" if analysis else None
+    return Entry(style, row, analysis, {name: _image(run / name) for name in PLOTS} if run else {})
+
+
+def _image(path: Path) -> str:
+    """A plot of a run as a data URI; empty where it is missing.
+
+    A page is passed on to others: what a link points to, a folder's or the file's own, is never part of it.
+    """
+    for each in (path, path.parent, path.parent.parent):
+        if each.is_symlink():
+            print(f"warning: {path} is left out of the page: {each} is a link", file=sys.stderr)
+            return ""
+    if path.exists() and not path.is_file():
+        print(f"warning: {path} is left out of the page: it is no regular file", file=sys.stderr)
+    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}" if path.is_file() else ""
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -100,17 +116,11 @@ def _read(path: Path) -> dict[str, Any]:
         analysis = read_json(path)
     except UserError as error:
         raise damaged from error
-    if not _fits(analysis, SCHEMA):
+    if isinstance(analysis, dict):  # an earlier version measured less
+        analysis = {"latency_q1_ms": None, "latency_q3_ms": None, "busy": ""} | analysis
+    if not fits(analysis, SCHEMA):
         raise damaged
     for part, schema in (("teacher", TEACHER), ("baseline", BASELINE)):
-        if analysis.setdefault(part) is not None and not _fits(analysis[part], schema):
+        if analysis.setdefault(part) is not None and not fits(analysis[part], schema):
             raise damaged
     return analysis
-
-
-def _fits(value: Any, schema: Any) -> bool:
-    if isinstance(schema, dict):
-        return isinstance(value, dict) and all(_fits(value.get(name, ...), kind) for name, kind in schema.items())
-    if isinstance(schema, list):
-        return isinstance(value, list) and all(_fits(each, schema[0]) for each in value)
-    return schema.holds(value) if isinstance(schema, Range) else isinstance(value, schema)
