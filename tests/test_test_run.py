@@ -278,3 +278,12 @@ def test_images_of_other_content_are_not_compared_even_if_their_labels_are_the_s
     baseline = evaluator.network(copy / "student-cnn_tiny/seed0/last.pt")
     baseline.test = replace(baseline.test, images=255 - baseline.test.images)
     assert evaluator.evaluate(run.last, run)["baseline"] is None
+
+
+def test_a_run_records_its_folder_and_what_its_teacher_was_trained_with(results):
+    config = json.loads((results[0] / "kd-cnn_tiny-t5/seed1/config.json").read_text())
+    of_teacher = json.loads((results[0] / "teacher-cnn/seed1/config.json").read_text())
+    assert (config["run"], of_teacher["run"]) == ("kd-cnn_tiny-t5", "teacher-cnn")
+    assert config["teacher_run"]["identity"] == of_teacher["identity"]
+    weights = json.loads((results[0] / "teacher-cnn/seed1/test.json").read_text())["weights_sha256"]
+    assert config["identity"]["teacher_sha256"] == weights[:16]

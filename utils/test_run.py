@@ -292,7 +292,7 @@ def require_own(network: Network, run: RunDir) -> None:
     if config is not None:
         run.require_own(config)
     run.require_own(record, path)
-    hint = f"put the checkpoint of this run back; python test.py --checkpoint {path} measures it as it is"
+    hint = "put the checkpoint of this run back, or --overwrite makes the run again"
     if config is not None:
         changed = Identity.from_record(config).explain(Identity.from_record(record))
         if changed:

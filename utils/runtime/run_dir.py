@@ -179,7 +179,7 @@ class RunDir:
         if (own, seed) == (name, self.path.name):
             return
         if path is not None:
-            hint = f"put the checkpoint of this run back; python test.py --checkpoint {path} measures it as it is"
+            hint = "put the checkpoint of this run back, or --overwrite makes the run again"
             raise UserError(f"{path} is of the run {own}/{seed}", hint)
         # The folder that is wrong: that of all seeds, or that of one.
         folder, right = (self.path, seed) if own == name else (self.path.parent, own)
