@@ -1,6 +1,7 @@
 """What breaks other implementations, for all methods: extreme and equal values, half precision, small batches."""
 
 import functools
+from pathlib import Path
 
 import pytest
 import torch
@@ -173,7 +174,7 @@ def test_gradients_reach_all_of_the_student_and_the_adapters_and_nothing_of_the_
     images = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     student, frozen = tiny(), tiny(TEACHER, seed=1)
     ours, theirs = TappedNetwork(student, NEEDS[name], images), TappedNetwork(frozen, NEEDS[name], images)
-    teacher = LiveTeacher(theirs, CPU, name="tiny", sha256="", description="", rescale=None)
+    teacher = LiveTeacher(theirs, CPU, name="tiny", sha256="", path=Path(), rescale=None)
     method = adapted(name, ours.example(images), theirs.example(images))
     batch = Batch(images, LABELS % 4, torch.arange(8))
     for _ in range(2):
