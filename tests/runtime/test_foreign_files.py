@@ -147,7 +147,7 @@ def test_a_checkpoint_with_any_key_changed_is_used_or_refused_by_name(tmp_path, 
         read = load_checkpoint(path)
         monkeypatch.setattr(train_run, "load_checkpoint", lambda _: read)
         restore_network(path, read, lambda _, classes: network(classes))
-        train_run._restore(path, resumed, identity)
+        train_run._restore(path, resumed, identity, CPU)
         refused -= 1
 
     whole = {"format": 2, "sha256": "0" * 64, "model": weights} | content
