@@ -8,11 +8,15 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
+# With pipefail, a program that fails in front of a pipe ends make, too.
+SHELL := bash
+.SHELLFLAGS := -o pipefail -c
+
 .PHONY: demo test quick lint format bench
 
 demo: $(VENV)/.installed
 	$(RUN) train.py --all --dataset shapes --resume
-	$(RUN) test.py --all --dataset shapes
+	$(RUN) test.py --all --dataset shapes | sed '$$d'
 
 test: lint
 	$(RUN) -m pytest -n 2 --dist loadfile

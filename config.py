@@ -12,16 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from utils.runtime.arguments import (
-    Parser,
-    add_boolean,
-    bounded,
-    known,
-    matching,
-    nearest,
-    pair,
-    per_channel,
-)
+from utils.runtime.arguments import Parser, add_boolean, bounded, known, matching, nearest, pair, per_channel
 
 OBJECTIVE = "L = (1 - alpha) * CE(student, label) + alpha * T^2 * KL(teacher/T || student/T)"
 ALSO = "also accepted: --data, --temperature, --output-dir, --gpu [N] (--device cuda:N), --workers N"
@@ -47,8 +38,9 @@ examples:
   python test.py --tto True                  the teacher
   python test.py                             the student alone
   python test.py --kd True --temp 5          the student with KD
-  python test.py --all                       every finished run, then the page report.html
+  python test.py --all                       every finished run, then the page report.html and the table
   python test.py --kd True --export my_student             files for other programs
+  python test.py --kd True --predict photos a.jpg          class and confidence of one's own images
   python test.py --checkpoint results/cifar10/student-cnn/seed0/best.pt
   python test.py --checkpoint weights.pth --teacher vgg19_bn       of another program
 
@@ -183,6 +175,8 @@ class Config(Recipe):
     debug: bool
     checkpoint: str | None
     export: str | None
+    predict: tuple[str, ...]
+    csv: str | None
     explicit: tuple[str, ...]  # the names of the flags that were explicit
     command_line: str  # all of it
 
@@ -488,6 +482,12 @@ def build_parser(
         add_boolean(group, "--resume", "go on from the last finished epoch")
         add_boolean(group, "--overwrite", "start again, and lose what the run's folder holds")
     else:
+        group.add_argument("--predict", type=path, metavar="PATH", nargs="+",
+                           help="print class and confidence of these image files and of those in these folders, "
+                           "instead of measuring")
+        group.add_argument("--csv", type=matching(r"[^\0]+\.csv", "a path that ends in .csv"), metavar="FILE",
+                           help="table of --predict, with a plot of the least certain images beside it (default: "
+                           "predictions.csv in the folder of the run; with --checkpoint, in the current one)")
         group.add_argument("--export", type=path, metavar="DIR",
                            help="write the network for other programs: safetensors, ONNX, torch.export")
     add_boolean(group, "--debug", "show the traceback of an error")
@@ -535,6 +535,7 @@ def parse(
         "student": args.pair[1] if args.pair else args.student or defaults_for(args.dataset).student,
         "methods": tuple(dict.fromkeys(args.method)),
         "method": None,
+        "predict": tuple(args.predict or ()),
         "temps": tuple(dict.fromkeys(args.temp or temps)),
         "alphas": tuple(dict.fromkeys(args.alpha or alphas)),
         "teacher_checkpoint": tuple(args.teacher_checkpoint),
@@ -590,9 +591,14 @@ def check(parser: Parser, args: argparse.Namespace, explicit: Collection[str], t
     for name in {"teacher", "student"} & {*explicit} if args.pair else ():
         if getattr(args, name):
             parser.error(f"--pair and --{name} exclude each other")
-    for name in ("export", "teacher", "student", "seed", "limit", "image_size"):
+    for name in ("export", "seed", "limit", "image_size"):
         if not train and args.all and name in explicit:
             parser.error(f"{flag_of(name)} and --all exclude each other: --all is every finished run as it is")
+    for name in ("all", "export", "limit"):
+        if args.predict and name in explicit:
+            parser.error(f"{flag_of(name)} and --predict exclude each other: --predict has its own images")
+    if args.csv and not args.predict:
+        parser.error("--csv needs --predict")
     seeds = args.seeds or ()
     if seeds and "seed" in explicit:
         parser.error("--seed and --seeds exclude each other")

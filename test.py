@@ -4,6 +4,7 @@ python test.py --tto True                  # the teacher
 python test.py                             # the student alone
 python test.py --kd True --temp 5          # the student with knowledge distillation
 python test.py --all                       # every finished run, then the page report.html
+python test.py --predict photos            # class and confidence of the images in a folder, or of files
 python test.py --checkpoint FILE           # the network in this file; of another program: --teacher NAME
 """
 
@@ -32,14 +33,18 @@ def main(argv: list[str]) -> None:
 
     # Only now: importing torch takes seconds, and a mistyped command is answered at once.
     from utils.evaluation.export import export, require_ready
+    from utils.predict_run import choose_table, predict_files
     from utils.reporting.page import write_page
-    from utils.reporting.table import finished_runs
+    from utils.reporting.selection import choose_runs, only_folder
+    from utils.reporting.table import finished_runs, read_rows, terminal_table
     from utils.runtime.device import Compute
     from utils.runtime.run_dir import RunDir
     from utils.test_run import Evaluator, Foreign, brief
+    from utils.training.progress import print_header
 
     if config.export:
         require_ready(Path(config.export))
+    table = choose_table(config.csv, Path() if config.checkpoint else run_dir) if config.predict else None
     compute = Compute.choose(config.device, config.precision)
     names = ("dataset", "data_dir", "image_size", "limit", "skip_bad_images")
     images = {name: getattr(config, name) for name in names}
@@ -47,12 +52,24 @@ def main(argv: list[str]) -> None:
     foreign = Foreign(config.named_network, config.teacher_normalisation, images) if config.checkpoint else None
     evaluator = Evaluator(explicit, compute, build_model, foreign)
     if config.role == "all":
-        folder = config.finished(config.dataset_dir)
-        results, failed = evaluator.evaluate_all(finished_runs(folder, config.command("all")))
-        print(f"page: {write_page(folder)}")
+        named = "dataset" in config.explicit
+        folder = (not named and only_folder(Path(config.results_dir))) or config.finished(config.dataset_dir)
+        networks = {role: getattr(config, role) for role in ("teacher", "student") if role in config.explicit}
+        runs = choose_runs(finished_runs(folder, config.command("all")), networks)
+        results, failed = evaluator.evaluate_all(runs)
+        page, names = write_page(folder), {run.path.parent.name for run in runs}
+        print(*terminal_table([row for row in read_rows(folder) if row.name in names]), sep="\n")
+        print(f"page: {page}")
         if failed:
             count = len(results) + len(failed)
             raise UserError(f"{len(failed)} of {count} runs could not be measured", "see above")
+    elif config.predict:
+        checkpoint, model = evaluator.restore(path)
+        print_header(str(path), {"network": checkpoint["model_name"], "device": str(compute)})
+        predictions = predict_files(config.predict, checkpoint, model, compute)
+        saved = predictions.save(table, title=str(path))
+        print(f"written to {saved['table']} and {saved['plot']}")
+        results = {"images": len(predictions.all), "unreadable": predictions.unreadable} | saved
     else:
         results = brief(evaluator.evaluate(path, None if config.checkpoint else RunDir(run_dir)))
         if config.export:

@@ -40,17 +40,20 @@ def main(argv: list[str]) -> None:
     from utils.data.dataset import load_dataset
     from utils.reporting.page import PAGE, write_page
     from utils.reporting.sweep import write_sweep
-    from utils.reporting.table import write_report
+    from utils.reporting.table import read_rows, terminal_table, write_report
     from utils.runtime.device import Compute
     from utils.runtime.signals import Interrupt
-    from utils.train_run import identity_of, run_dir_of, train_run
+    from utils.train_run import identity_of, kinds_of, run_dir_of, train_run
+    from utils.training.progress import in_turn
     from utils.training.tensorboard import require_tensorboard
 
     if config.tensorboard:
         require_tensorboard()
     skip = len(runs) > 1  # finished runs are passed over where the command means several
-    for each in runs:  # before anything is loaded or trained: is there a run that this would overwrite?
-        run_dir_of(each).prepare(identity_of(each), each.resume, each.overwrite, skip)
+    for each in runs:  # first: what the others say does not hold for a run in use
+        run_dir_of(each).require_free()
+    # Before anything is loaded or trained: is there a run that this would overwrite?
+    actions = [run_dir_of(each).prepare(identity_of(each), each.resume, each.overwrite, skip) for each in runs]
 
     compute = Compute.choose(config.device, config.precision)
     dataset = load_dataset(config, compute)
@@ -60,12 +63,16 @@ def main(argv: list[str]) -> None:
         )
     again = [*argv, *["--no-overwrite"] * config.overwrite, *["--resume"] * (not config.resume)]
     with Interrupt(note=f"go on with: {shlex.join(['python', 'train.py', *again])}") as interrupt:
-        for each in runs:
+        for each in runs if config.overwrite else ():  # from here on, --resume may finish it
+            run_dir_of(each).mark_overwrite(identity_of(each))
+        for each in in_turn(runs, actions, kinds_of):
             train_run(each, dataset, compute, build_model, interrupt.check_interrupt, skip)
             interrupt.check_interrupt()
     if config.role == "sweep":
         print(f"tables and heat maps: {write_sweep(config.sweep_dir, [run_dir_of(each) for each in runs])}")
     else:
+        if len(runs) > 1:
+            print(*terminal_table(read_rows(config.dataset_dir)), sep="\n")
         print(f"table and plots: {write_report(config.dataset_dir)}")
         if (config.dataset_dir / PAGE).exists():  # it has the same table, and must not lag behind
             write_page(config.dataset_dir)

@@ -1,10 +1,12 @@
 """Trains in forked children that are killed with SIGKILL, resumes them, and compares with an unbroken run.
 
     python tests/kill_driver.py FOLDER MOMENTS
+    python tests/kill_driver.py FOLDER --overwrite STRIDE
 
-Kills at MOMENTS random moments and at each stage of a save. Prints a line for each kill that did not end in the
-same weights, optimizer, history and metrics, then how many kills there were. Everything is imported, and nothing
-computed, before the first fork: OpenMP's threads do not survive one.
+Kills at MOMENTS random moments and at each stage of a save; or a table that is made again with other settings and
+`--overwrite`, before every STRIDE-th of its calls that change files. Prints a line for each kill that did not end
+in the same weights, optimizer, history and metrics, then how many kills there were. Everything is imported, and
+nothing computed, before the first fork: OpenMP's threads do not survive one.
 """
 
 import json
@@ -23,6 +25,7 @@ from utils.runtime.program import SPIN_COUNT, run
 os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
 
 import torch
+from kills import die_at
 
 import models.cnn  # noqa: F401
 import utils.data.sources.shapes
@@ -58,17 +61,18 @@ def killed(child: int, delay: float | None = None) -> bool:
     return os.WIFSIGNALED(status)
 
 
-def finish(results: Path) -> bool:
+def finish(results: Path, *words: str) -> bool:
     """Resume to the end; whether that went well."""
-    _, status = os.waitpid(start(results, "--resume"), 0)
+    _, status = os.waitpid(start(results, *words, "--resume"), 0)
     return status == 0
 
 
-def outcome(results: Path) -> str:
+def outcome(results: Path, *runs: str) -> str:
     """Everything that must not depend on a kill, as text; read in a child, because reading computes too."""
     output, report = os.pipe()
     if not os.fork():
-        os.write(report, read_outcome(results).encode())
+        outcomes = [read_outcome(results / "shapes" / run / "seed0") for run in runs or ("student-cnn_tiny",)]
+        os.write(report, "\n".join(outcomes).encode())
         os._exit(0)
     os.close(report)
     with os.fdopen(output) as file:
@@ -77,12 +81,12 @@ def outcome(results: Path) -> str:
     return text
 
 
-def read_outcome(results: Path) -> str:
-    folder = results / "shapes/student-cnn_tiny/seed0"
+def read_outcome(folder: Path) -> str:
     last, best = (torch.load(folder / name, weights_only=True) for name in ("last.pt", "best.pt"))
     for content in (last, best):
         content.pop("checksum")
         content["metrics"]["seconds"] = 0
+        content["config"].pop("teacher_path", None)
     for record in last["history"]:
         record["seconds"] = 0
     sums = [storage.checksum(content) for content in (last, best)]
@@ -153,6 +157,29 @@ def drive(folder: Path, moments: int) -> None:
     print(f"killed: {len(hit) - in_saves} at random moments, {in_saves} in saves")
 
 
+def drive_overwriting(folder: Path, stride: int) -> None:
+    utils.data.sources.shapes.TRAIN, utils.data.sources.shapes.TEST = 200, 50
+    table = ["--all", "--teacher", "cnn_tiny", "--temp", "4"]
+    runs = "teacher-cnn_tiny", "student-cnn_tiny", "kd-cnn_tiny-t4"
+    new = [*table, "--epochs", "2"]
+    assert finish(folder / "old", *table, "--epochs", "1")
+    assert finish(folder / "unbroken", *new)
+    expected, kills, step = outcome(folder / "unbroken", *runs), 0, stride
+    while True:
+        results = shutil.copytree(folder / "old", folder / f"killed{step}")
+        if not killed(start(results, *new, "--overwrite", prepare=lambda step=step: die_at(step))):
+            break
+        kills += 1
+        done = finish(results, *new)
+        if not done or outcome(results, *runs) != expected:
+            print(f"before call {step}: resuming {'ended differently' if done else 'failed'}")
+        step += stride
+    print(f"killed: {kills} times")
+
+
 if __name__ == "__main__":
     random.seed(0)
-    drive(Path(sys.argv[1]), int(sys.argv[2]))
+    if "--overwrite" in sys.argv:
+        drive_overwriting(Path(sys.argv[1]), int(sys.argv[3]))
+    else:
+        drive(Path(sys.argv[1]), int(sys.argv[2]))

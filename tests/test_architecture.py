@@ -117,13 +117,61 @@ def test_the_trainer_names_no_method_network_or_data_set_and_a_flag_only_in_an_e
     names = {*METHODS, *MODELS, *SOURCES} - {"folder"}  # which is a plain word, too
     names |= {"cifar", "vgg", "config", "args", "argv", "argparse"}
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    assert not names & {word.lower() for word in re.findall(r"[A-Za-z]\w*", ast.unparse(tree))}
+    assert not names & {word.lower() for word in _names(tree)}
     flags = [text for node in tree.body if not _raises(node) for text in re.findall(r"--\w+", ast.unparse(node))]
     assert not flags
 
 
+def _names(tree: ast.Module) -> set[str]:
+    """All identifiers, and all strings that are one word or a path of words: not what stands in sentences."""
+    words = set()
+    for node in ast.walk(tree):
+        named = (getattr(node, field, None) for field in ("id", "attr", "arg", "name", "module", "value"))
+        for text in named:
+            if isinstance(text, str):
+                words |= {text, *text.split("."), text.split(":")[0]}
+    return words
+
+
+def test_names_are_looked_for_in_identifiers_imports_and_strings_and_not_in_sentences():
+    tree = ast.parse(
+        'import a.dkd\ndef f(nkd):\n    """Not at."""\n    return g.mse, "kd:temperature=1", f"{x} at y"'
+    )
+    assert _names(tree) >= {"dkd", "nkd", "mse", "kd"}
+    assert not _names(tree) & {"at", "y"}
+
+
 def _raises(node: ast.stmt) -> bool:
     return any(isinstance(inner, ast.Raise) for inner in ast.walk(node))
+
+
+# What Windows lacks, of the modules that most programs use.
+POSIX_MODULES = {"fcntl", "grp", "pwd", "resource", "termios", "tty", "pty", "posix", "syslog"}
+POSIX_NAMES = {
+    *("fork", "forkpty", "wait", "waitid", "killpg", "getpgid", "setsid", "getuid", "geteuid", "getgid", "nice"),
+    *("sysconf", "getloadavg", "sched_getaffinity", "statvfs", "chown", "fchown", "fchmod", "mkfifo", "pread"),
+    *("pwrite", "posix_fallocate", "uname", "O_NOFOLLOW", "O_DIRECTORY", "O_NONBLOCK", "O_CLOEXEC", "O_SYNC"),
+    *("SIGHUP", "SIGKILL", "SIGALRM", "SIGUSR1", "SIGUSR2", "SIGQUIT", "SIGPIPE", "SIGSTOP", "SIGCONT"),
+    *("SIGTSTP", "SIGXFSZ", "alarm", "pause", "setitimer", "sigwait", "pthread_kill", "pthread_sigmask"),
+    *("st_blocks", "st_blksize", "st_rdev", "st_flags"),
+}
+
+
+def test_what_windows_lacks_is_named_in_the_runtime_room_alone():
+    """There it is asked for with `getattr`, or behind a check of the platform."""
+    for path in FILES:
+        if path.parent == ROOT / "utils/runtime":
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = set()
+            if isinstance(node, ast.Import):
+                names = {alias.name for alias in node.names} & POSIX_MODULES
+            elif isinstance(node, ast.ImportFrom):
+                names = {node.module} & POSIX_MODULES | {alias.name for alias in node.names} & POSIX_NAMES
+            elif isinstance(node, ast.Attribute):
+                of_system = ast.unparse(node.value) in ("os", "signal") or node.attr.startswith("st_")
+                names = {node.attr} & POSIX_NAMES if of_system else set()
+            assert not names, f"{path} names {names}: utils/runtime decides what there is"
 
 
 def test_nothing_is_read_that_could_run_code():

@@ -49,6 +49,21 @@ def test_all_trains_every_row_and_writes_the_promised_files(table):
     assert all((results / "shapes" / plot).exists() for plot in plots)
 
 
+def test_several_runs_are_counted_and_end_with_the_table_and_the_gains_for_people(table):
+    results, output = table
+    counted = re.findall(r"^run .*", output, re.MULTILINE)
+    assert counted[:3] == ["run 1 of 4", "run 2 of 4", "run 3 of 4"]
+    assert re.fullmatch(r"run 4 of 4; about \d+ s to go for all of them", counted[3])
+    *_, distilled, empty, first, second, last = output.splitlines()
+    gain = re.search(r"KD at T = 20 .* ([-+]\d+\.\d\d)$", distilled)[1]
+    page = (results / "shapes" / "README.md").read_text(encoding="utf-8")
+    assert f"| {gain} |" in page
+    assert empty == ""
+    assert f"- {first}." in page
+    assert f"- {second}." in page
+    assert last == f"table and plots: {results}/shapes/README.md"
+
+
 def test_output_that_is_piped_has_a_line_per_epoch_and_no_bars(table):
     _, output = table
     assert len(re.findall(r"^epoch [12]/2 ", output, re.MULTILINE)) == 8

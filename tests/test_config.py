@@ -24,7 +24,8 @@ FLAGS = {
         weight-decay warmup schedule label-smoothing ema cutout padding flip eval-every seed seeds device precision
         cuda-graph compile results-dir tensorboard resume overwrite debug""",
     "test.py": """help tto kd all checkpoint teacher student pair dataset data-dir image-size limit skip-bad-images
-        val-size method temp alpha teacher-mean teacher-std seed device precision results-dir export debug""",
+        val-size method temp alpha teacher-mean teacher-std seed device precision results-dir
+        predict csv export debug""",
 }
 BOOLEANS = "tto kd all sweep skip-bad-images drop-duplicates list-methods flip compile tensorboard".split()
 BOOLEANS += "resume overwrite debug".split()
@@ -333,6 +334,10 @@ def test_a_flag_of_the_other_program_is_said_to_be_one(problem):
         test.py --kd --checkpoint a.pt => --kd and --checkpoint exclude each other
         test.py --all --export x => --export and --all exclude each other: --all is every finished run as it is
         test.py --all --seed 1 => --seed and --all exclude each other: --all is every finished run as it is
+        test.py --predict a --all => --all and --predict exclude each other: --predict has its own images
+        test.py --predict a --limit 9 => --limit and --predict exclude each other: --predict has its own images
+        test.py --csv a.csv => --csv needs --predict
+        test.py --predict a --csv a.txt => --csv 'a.txt' is not a path that ends in .csv
         test.py --all --temp 5 => --temp needs --kd True
         test.py --all --method kd => --method needs --kd True
         test.py --kd --temp 5 20 => several --temp values need train.py --all or --sweep
@@ -346,6 +351,9 @@ def test_words_and_flags_that_do_not_fit_together_are_refused(problem, line, exp
 def test_flags_that_fit_together_are_taken():
     for line in ("--tto --kd=false", "--resume --no-overwrite", "--sweep --method kd dkd --alpha 0.5 1"):
         parsed(line)
+    config = parsed("test.py --all --teacher vgg11_bn --student cnn_tiny")
+    assert {"teacher", "student"} <= {*config.explicit}
+    assert "dataset" not in config.explicit
 
 
 def test_an_error_is_one_line_whatever_was_given(problem):

@@ -335,6 +335,56 @@ def test_a_learning_rate_that_explodes_keeps_the_last_good_checkpoint(tmp_path, 
     assert code == 1
     assert "no longer finite in epoch 1 (hint: try a --lr below 1e+30)" in capsys.readouterr().err
     assert not (tmp_path / RUN / "last.pt").exists()
+    assert run(train.main, [*FLAGS, "--lr", "0.1", "--results-dir", str(tmp_path)]) == 0  # as advised
+
+
+def test_after_ctrl_c_in_the_first_epoch_the_same_command_and_the_printed_one_work(tmp_path, capsys, monkeypatch):
+    words, real = [*FLAGS, "--results-dir", str(tmp_path)], utils.train_run.fit
+
+    def stop(*_arguments):
+        os.kill(os.getpid(), signal.SIGINT)
+        return real(*_arguments)
+
+    for again in (words, [*words, "--resume"], [*words, "--epochs", "2"]):
+        monkeypatch.setattr(utils.train_run, "fit", stop)
+        assert run(train.main, [*words, "--overwrite"]) == 130
+        restore_signals()
+        assert not (tmp_path / RUN / "last.pt").exists()
+        monkeypatch.setattr(utils.train_run, "fit", real)
+        assert run(train.main, again) == 0
+
+
+def test_resuming_with_another_number_of_threads_says_so_in_one_line(results, resume):
+    rewrite(results / RUN / "last.pt", lambda content: content.update(threads=97))
+    code, error = resume()
+    assert code == 0
+    assert error.startswith("note: the run began with 97 CPU threads and goes on with ")
+    assert error.count("\n") == 1
+
+
+def test_what_overwrite_was_to_replace_is_replaced_by_the_printed_command(results, capsys, monkeypatch):
+    """Also the runs of a table that had not begun when it was stopped, here with more epochs."""
+    table = ["--all", "--temp", "4", *FLAGS, "--results-dir", str(results), "--epochs"]
+    assert run(train.main, [*table, "1", "--overwrite"]) == 0
+    real = utils.train_run.train_run
+
+    def stop(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return real(*arguments)
+
+    monkeypatch.setattr(train, "shlex", type("Join", (), {"join": staticmethod(lambda line: "\n".join(line))}))
+    monkeypatch.setattr(utils.train_run, "train_run", stop)
+    capsys.readouterr()
+    assert run(train.main, [*table, "2", "--overwrite"]) == 143
+    restore_signals()
+    again = capsys.readouterr().err.split("go on with: ")[1].split("\n")[2:-1]
+    monkeypatch.setattr(utils.train_run, "train_run", real)
+    assert run(train.main, again) == 0
+    for name in ("teacher-cnn_tiny", "student-cnn_tiny", "kd-cnn_tiny-t4"):
+        folder = results / "shapes" / name / "seed0"
+        assert json.loads((folder / "config.json").read_text())["identity"]["epochs"] == 2
+        assert json.loads((folder / "test.json").read_text())["epoch"] == 2
+        assert not list(folder.glob(".*.json"))
 
 
 def test_a_disk_that_fills_up_at_a_checkpoint_leaves_the_old_one(results):
@@ -348,7 +398,7 @@ def test_a_disk_that_fills_up_at_a_checkpoint_leaves_the_old_one(results):
     assert done.returncode == 1
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
-    assert "File too large" in done.stderr
+    assert re.search(r"/(best|last)\.pt: File too large", done.stderr)
     assert (results / RUN / "last.pt").read_bytes() == before
     assert not list((results / RUN).glob(".*.tmp"))
 
@@ -421,8 +471,11 @@ def test_a_second_run_in_one_directory_is_refused_and_a_dead_ones_lock_is_gone(t
     line = [sys.executable, "-c", holder, str(tmp_path / RUN)]
     process = subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "locked\n"
+    (tmp_path / RUN / "config.json").write_text("{}")
+    (tmp_path / RUN / "last.pt").touch()
     done = command("-c", PROGRAM, *FLAGS, "--results-dir", tmp_path, check=1)
-    assert f"another run is writing to {tmp_path / RUN}" in done.stderr
+    assert done.stderr.startswith(f"error: another process is training {tmp_path / RUN} (hint: ")
+    assert "--resume" not in done.stderr
     process.kill()
     process.wait()
     with RunDir(tmp_path / RUN).locked():
@@ -508,6 +561,12 @@ def test_randomly_damaged_files_are_refused_or_unharmed(command):
     """A sample; the whole count is run by hand: python tests/fuzz_files.py"""
     done = command("tests/fuzz_files.py", "--count", 200, "--seed", 10**6)
     assert "200 damaged files" in done.stdout
+
+
+def test_a_table_that_is_overwritten_can_be_finished_after_a_kill_at_any_moment(tmp_path, command):
+    done = command("tests/kill_driver.py", tmp_path, "--overwrite", 23, timeout=500)
+    assert re.fullmatch(r"killed: (\d+) times\n", done.stdout), done.stdout
+    assert int(done.stdout.split()[1]) > 5
 
 
 def test_a_kill_at_any_moment_loses_nothing_but_the_current_epoch(tmp_path, command):

@@ -1,6 +1,7 @@
 """test.py as a report, over the runs of one small experiment."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 
@@ -28,7 +29,7 @@ def results(command, tmp_path_factory):
     """Two seeds of teacher, student and student with KD, and what `test.py --all` says of them."""
     folder = tmp_path_factory.mktemp("evaluated")
     command("train.py", "--all", "--temp", 5, "--seeds", 2, *WORDS, "--results-dir", folder)
-    done = command("test.py", "--all", "--dataset", "shapes", "--results-dir", folder)
+    done = command("test.py", "--all", "--results-dir", folder)  # the only results that there are
     return folder / "shapes", done.stdout
 
 
@@ -56,7 +57,19 @@ def test_all_measures_every_finished_run_and_writes_the_page(results):
         metrics = json.loads((run / "test.json").read_text())
         assert measured[str(run)]["top1"] == metrics["top1"]
     assert (folder / "report.html").stat().st_size > 100_000
-    assert "report.html" in output
+    *_, head, teacher, _, distilled, empty, verdict, page, _ = output.splitlines()
+    assert re.match(r"model .* alone$", head)
+    assert re.match(r"teacher cnn \(2 seeds\) ", teacher)
+    assert re.match(r"student cnn_tiny, KD at T = 5 \(2 seeds\) .* ± \d", distilled)
+    assert re.match(r"KD at T = 5.* 2 seeds", verdict)
+    assert (empty, page) == ("", f"page: {folder}/report.html")
+
+
+def test_a_teacher_and_a_student_choose_rows(results, command):
+    words = ["test.py", "--all", "--results-dir", results[0].parent, "--teacher", "cnn", "--student", "cnn"]
+    done = command(*words, check=1)
+    assert "no finished run has the student cnn (hint: there are teacher-cnn, student-cnn_tiny, " in done.stderr
+    assert done.stdout == ""
 
 
 def test_the_metrics_of_training_and_of_test_py_are_the_same(results, command, tmp_path):

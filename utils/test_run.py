@@ -88,24 +88,28 @@ class Evaluator:
     def network(self, path: Path) -> Network:
         """Restore the network in a checkpoint and run it on its test images."""
         if path not in self.networks:
-            checkpoint = load_checkpoint(path, plain=self.foreign is not None)
-            if (of := self.foreign) is not None:
-                images = partial(self._describe_test_images, path, checkpoint)
-                checkpoint = complete_checkpoint(
-                    path, checkpoint, of.network, images, of.normalisation, self.build_model
-                )
+            checkpoint, model = self.restore(path)
             where, test = self._test_images(path, checkpoint)
             for name, value in (("class_names", list(test.class_names)), ("image_size", test.image_size)):
                 if checkpoint[name] != value:
                     raise UserError(
                         f"{path} has {name} {checkpoint[name]}, dataset {where['dataset']} has {value}"
                     )
-            model = self.compute.place(restore_network(path, checkpoint, self.build_model)).eval()
             batches = evaluation_batches(test, Normalise(checkpoint["mean"], checkpoint["std"]))
             outputs = predict(model, batches, self.compute)
             sha256 = weights_sha256(checkpoint["model"])
             self.networks[path] = Network(path, checkpoint, model, where["dataset"], test, *outputs, sha256)
         return self.networks[path]
+
+    def restore(self, path: Path) -> tuple[dict[str, Any], nn.Module]:
+        """The content of a checkpoint and its network in eval mode; reads test images only for what it lacks."""
+        checkpoint = load_checkpoint(path, plain=self.foreign is not None)
+        if (of := self.foreign) is not None:
+            images = partial(self._describe_test_images, path, checkpoint)
+            checkpoint = complete_checkpoint(
+                path, checkpoint, of.network, images, of.normalisation, self.build_model
+            )
+        return checkpoint, self.compute.place(restore_network(path, checkpoint, self.build_model)).eval()
 
     def _test_images(self, path: Path, checkpoint: dict[str, Any]) -> tuple[dict[str, Any], ImageSet]:
         """The test images of a network, and the settings that name them."""

@@ -83,12 +83,14 @@ def train_run(
     with run_dir.locked():
         run = _prepare(config, run_dir, dataset, compute, build_model)
         action = run_dir.prepare(run.identity, config.resume, config.overwrite, skip)
+        if action != "start":
+            run_dir.keep()
         if action == "skip":
             print(f"{run_dir.path}: finished already, nothing to do")
             return
         state = _build(run, build_model)
         if action == "resume":
-            _restore(run_dir.last, state, run.identity)
+            _restore(run_dir.last, state, run.identity, compute)
             run_dir.write_history(state.history)  # the checkpoint is right where the two differ
         _train(run, state, action, check_interrupt)
         _finish(run, state)
@@ -97,6 +99,11 @@ def train_run(
 def run_dir_of(config) -> RunDir:
     """Where the run of `config` is."""
     return RunDir(config.run_dir, VALIDATION) if config.swept else RunDir(config.run_dir)
+
+
+def kinds_of(config) -> tuple[Any, ...]:
+    """What a run may have in common with another that takes as long: all but its seed, or the roles alone."""
+    return config.run_dir.parent, (config.role, config.network, config.method and config.method.name)
 
 
 def identity_of(config) -> Identity:
@@ -282,7 +289,7 @@ def _views_text(views: int, epochs: int) -> str:
     return "a new augmentation of each image in each epoch"
 
 
-def _restore(path: Path, state: TrainState, identity: Identity) -> None:
+def _restore(path: Path, state: TrainState, identity: Identity, compute: Compute) -> None:
     """Continue from the checkpoint of an earlier process. Raises DamagedFile if it is not of this run."""
     checkpoint = load_checkpoint(path)
     changed = identity.explain(Identity.from_record(checkpoint["config"]))
@@ -294,3 +301,7 @@ def _restore(path: Path, state: TrainState, identity: Identity) -> None:
     except Exception as error:  # the content of the file decides which
         hint = "--overwrite starts the run again"
         raise DamagedFile(f"{path} cannot be resumed: {error!s:.200}", hint) from error
+    before, now = checkpoint.get("threads"), torch.get_num_threads()
+    if isinstance(before, int) and before != now and compute.device.type == "cpu":
+        what = f"the run began with {before} CPU thread{'s' * (before != 1)} and goes on with {now}"
+        print(f"note: {what}: its last bits will differ from those of an unbroken run", file=sys.stderr)

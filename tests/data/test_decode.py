@@ -13,7 +13,7 @@ from image_files import quadrants, ramp, save, solid
 from PIL import Image, features
 
 from utils.data.sources import decode
-from utils.data.sources.decode import decode_image, is_flattened, quiet_decoders
+from utils.data.sources.decode import STEPS, decode_image, is_flattened, quiet_decoders
 
 ROOT = Path(__file__).parents[2]
 
@@ -145,6 +145,17 @@ def test_grey_and_cmyk_photographs_become_rgb(tmp_path, mode):
     expected = np.asarray(image.convert("RGB"))
     np.testing.assert_allclose(decoded[8, 8].astype(int), expected[8, 8].astype(int), atol=6)
     np.testing.assert_allclose(decoded[24, 24].astype(int), expected[24, 24].astype(int), atol=6)
+
+
+def test_who_follows_the_steps_one_by_one_arrives_at_the_same_pixels(tmp_path):
+    assert [*STEPS] == ["jpeg", "orientation", "depth", "transparency", "colour", "crop", "resize"]
+    rgba = np.random.default_rng(0).integers(0, 256, (90, 70, 4), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x112] = 6  # to be turned clockwise
+    path = save(tmp_path / "x.png", Image.fromarray(rgba), exif=exif)
+    pixels = over_white(np.rot90(rgba, -1)).round().astype(np.uint8)  # [70, 90, 3]
+    expected = Image.fromarray(pixels).resize((32, 32), Image.Resampling.BICUBIC, box=(10, 0, 80, 70))
+    np.testing.assert_allclose(decode_image(path, 32).astype(int), np.asarray(expected).astype(int), atol=1)
 
 
 @pytest.mark.parametrize("size", [(80, 40), (40, 80), (300, 40), (41, 40), (1, 1)])

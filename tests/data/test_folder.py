@@ -16,6 +16,7 @@ from toys import CPU
 
 from utils.data.dataset import load_dataset
 from utils.data.sources import Parts, decode, folder, image_cache, load_images
+from utils.runtime import atomic
 from utils.runtime import files as storage
 from utils.runtime.errors import UserError
 
@@ -153,7 +154,7 @@ def test_of_very_many_unreadable_images_the_first_are_named_and_all_are_in_a_fil
     assert str(listing) in str(raised.value)
     header, *lines = listing.read_text().splitlines()
     assert header.startswith("#")
-    assert lines[0].split("\t")[1] == "cannot identify image file"
+    assert lines[0].split("\t")[1] == "is empty"
     assert [line.split("\t")[0] for line in lines] == [
         str(tree / "train" / "dog" / f"bad{index:02}.png") for index in range(23)
     ]
@@ -616,7 +617,7 @@ def test_a_large_array_is_stated_before_anything_is_decoded(tree, decoded, monke
     assert out.startswith("note: 8 images of 64x64 pixels take ")
     assert "--image-size" in out
     decoded.clear()
-    monkeypatch.setattr(folder, "_physical_memory", lambda: 10_000)
+    monkeypatch.setattr(folder, "physical_memory", lambda: 10_000)
     with pytest.raises(UserError, match=r"8 images of 128x128 pixels .*--image-size"):
         load(tree, 128)
     assert decoded == []
@@ -913,10 +914,10 @@ def test_a_cache_that_would_run_code_runs_none_and_is_made_again(tree, capsys):
 def test_a_data_folder_that_cannot_be_written_works_with_a_warning(tree, monkeypatch, capsys, decoded, number):
     expected = load_fresh(tree)
 
-    def refuse(path, _mode):
+    def refuse(path):
         raise OSError(number, os.strerror(number), str(path))
 
-    monkeypatch.setattr(storage, "open", refuse, raising=False)
+    monkeypatch.setattr(atomic, "_new_file", refuse)
     for _ in range(2):
         decoded.clear()
         assert same(load(tree), expected)

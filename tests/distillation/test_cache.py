@@ -349,6 +349,29 @@ def test_the_outputs_used_longest_ago_make_room_and_nothing_else_does(tmp_path, 
     assert paths[1].stat().st_mtime > time.time() - 60
 
 
+def test_only_files_that_begin_as_ours_are_removed_whole_or_not_and_never_through_a_link(tmp_path):
+    folder, elsewhere = tmp_path / "cache", tmp_path / "elsewhere"
+    for number, root in enumerate((folder, elsewhere, folder)):
+        opened(root, teacher(), served(seed=number)).show(0)
+    cut, far, ours = (opened(tmp_path / name, teacher(), served(seed=number)).cache.path(0)
+                      for number, name in enumerate(("cache", "elsewhere", "cache")))  # fmt: skip
+    os.truncate(cut, 1000)
+    others = [folder / name / "view000.pt" for name in ("text", "state", "link", "pipe", "answers")]
+    for path in others:
+        path.parent.mkdir()
+    others[0].write_bytes(b"teacher_outputs")
+    torch.save({"teacher_outputs": torch.zeros(500)}, others[1])  # by another program
+    others[2].symlink_to(far)
+    os.mkfifo(others[3])
+    others[4] = others[4].with_name("cifar.answers")
+    others[4].write_bytes(b"mine")
+    temporary = cut.with_name(".view001.pt.7.0123456789abcdef.tmp")
+    temporary.touch()
+    opened(folder, teacher(), served(seed=9), limit=SPACE / 1e9)
+    assert [path.exists() for path in (cut, ours, temporary, far)] == [False, False, False, True]
+    assert all(os.path.lexists(path) for path in others)
+
+
 def test_room_is_made_view_by_view_and_the_run_at_hand_keeps_its_own(tmp_path):
     for seed in (0, 1):
         for view in range(6):

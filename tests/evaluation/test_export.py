@@ -28,7 +28,8 @@ from safetensors import safe_open
 from safetensors.torch import load, load_file
 
 MEAN, STD = [125.3, 122.9, 113.9], [62.9, 62.1, 66.7]
-IDENTITY = {"epochs": 2, "data": "0123456789abcdef", "teacher_sha256": "fedcba9876543210"}
+IDENTITY = {"role": "kd", "epochs": 2, "data": "0123456789abcdef", "teacher_sha256": "fedcba9876543210"}
+NAMES = tuple(f"student{ending}" for ending in FORMATS)
 CONFIG = {"identity": IDENTITY, "data_dir": "/home/me"}
 
 
@@ -137,6 +138,9 @@ def test_the_card_tells_what_was_measured_and_where_it_comes_from(exported):
     assert card["test"]["fingerprint"] == exported.test.fingerprint()
     assert card["parameters"] == sum(parameter.numel() for parameter in exported.network.parameters())
     assert card["classes"] == list(exported.test.class_names)
+    assert card["input"]["range"] == [0, 255]
+    assert card["input"]["made_from_a_file"].keys() >= {"orientation", "transparency", "crop", "resize", "depth"}
+    assert card["normalisation"] == {"formula": "(pixel - mean) / std", "mean": MEAN, "std": STD}
     provenance = card["provenance"]
     assert provenance["sha256"] == exported.checkpoint["sha256"]
     assert (provenance["data"], provenance["teacher_sha256"]) == (IDENTITY["data"], IDENTITY["teacher_sha256"])
@@ -144,7 +148,7 @@ def test_the_card_tells_what_was_measured_and_where_it_comes_from(exported):
 
 
 def test_no_file_tells_of_the_machine_that_made_it(exported):
-    for name in (*FORMATS, CARD):
+    for name in (*NAMES, CARD):
         data = (exported.folder / name).read_bytes()
         assert not [text for text in (os.getcwd(), "site-packages", "/home/me") if text.encode() in data], name
 
@@ -154,7 +158,7 @@ def test_one_line_is_printed_for_each_file_and_nothing_else(ready, capfd):
     export(*ready)
     out, err = capfd.readouterr()
     assert err == ""
-    for line, name in zip(out.splitlines(), FORMATS, strict=True):
+    for line, name in zip(out.splitlines(), NAMES, strict=True):
         assert line.startswith(f"{ready[-1] / name}: ")
         assert "same top-1 as the live network on 40 of 40 images" in line
     assert not ready[0].training
@@ -165,14 +169,14 @@ def test_one_line_is_printed_for_each_file_and_nothing_else(ready, capfd):
 def test_warnings_and_logs_of_the_exporters_are_silenced_but_later_ones_are_not(
     ready, monkeypatch, recwarn, caplog
 ):
-    make, read_back, content = FORMATS["student.onnx"]
+    make, read_back, content = FORMATS[".onnx"]
 
     def noisy(*args):
         warnings.warn("old operator", DeprecationWarning, stacklevel=1)
         logging.getLogger("onnxscript").warning("a step was left out")
         return make(*args)
 
-    monkeypatch.setitem(FORMATS, "student.onnx", (noisy, read_back, content))
+    monkeypatch.setitem(FORMATS, ".onnx", (noisy, read_back, content))
     export(*ready)
     logging.getLogger("onnxscript").warning("later")
     warnings.warn("later", DeprecationWarning, stacklevel=1)
@@ -180,9 +184,19 @@ def test_warnings_and_logs_of_the_exporters_are_silenced_but_later_ones_are_not(
     assert [record.message for record in caplog.records if record.levelno > logging.DEBUG] == ["later"]
 
 
+@pytest.mark.parametrize(("role", "name"), [("teacher", "teacher"), ("student", "student"), (None, "network")])
+def test_the_files_are_named_by_the_role_of_the_network(ready, monkeypatch, capsys, role, name):
+    monkeypatch.setattr(export_module, "FORMATS", {".safetensors": FORMATS[".safetensors"]})
+    ready[1]["config"] = {"identity": {"role": role} if role else {}}
+    card = export(*ready)
+    assert sorted(os.listdir(ready[-1])) == sorted([CARD, f"{name}.safetensors"])
+    assert [*card["files"]] == [f"{name}.safetensors"]
+    assert f"/{name}.safetensors: " in capsys.readouterr().out
+
+
 def test_layers_that_share_their_weights_are_written_twice(ready):
     layer = nn.Linear(3, 3)
-    data = FORMATS["student.safetensors"][0](nn.Sequential(layer, layer), None, ready[1])
+    data = FORMATS[".safetensors"][0](nn.Sequential(layer, layer), None, ready[1])
     assert torch.equal(load(data)["1.weight"], layer.weight)
 
 
@@ -208,9 +222,9 @@ CHECK = {"images": 4, "top1_differs": 0, "near_ties": 0, "largest_logit_differen
 # --- what is wrong is noticed, and leaves nothing behind --------------------------------------------
 
 
-@pytest.mark.parametrize("name", FORMATS)
-def test_a_corrupted_weight_is_noticed_and_no_file_is_left(ready, monkeypatch, name):
-    make, read_back, content = FORMATS[name]
+@pytest.mark.parametrize("ending", FORMATS)
+def test_a_corrupted_weight_is_noticed_and_no_file_is_left(ready, monkeypatch, ending):
+    make, read_back, content = FORMATS[ending]
     needle = ready[0].state_dict()["5.weight"].numpy().tobytes()
 
     def broken(*args):
@@ -219,14 +233,14 @@ def test_a_corrupted_weight_is_noticed_and_no_file_is_left(ready, monkeypatch, n
         data[start + 3] ^= 2  # the exponent of the first weight
         return bytes(data)
 
-    monkeypatch.setitem(FORMATS, name, (broken, read_back, content))
-    with pytest.raises(UserError, match=name):
+    monkeypatch.setitem(FORMATS, ending, (broken, read_back, content))
+    with pytest.raises(UserError, match=f"student{ending}"):
         export(*ready)
-    assert os.listdir(ready[-1]) == []
+    assert os.listdir(ready[-1].parent) == ["last.pt"]
 
 
-@pytest.mark.parametrize("name", ["student.onnx", "student.pt2"])
-def test_another_normalisation_in_a_file_is_noticed(ready, monkeypatch, name):
+@pytest.mark.parametrize("ending", [".onnx", ".pt2"])
+def test_another_normalisation_in_a_file_is_noticed(ready, monkeypatch, ending):
     real = export_module._trace
 
     def other(deployable, size):
@@ -235,10 +249,12 @@ def test_another_normalisation_in_a_file_is_noticed(ready, monkeypatch, name):
         return real(changed, size)
 
     monkeypatch.setattr(export_module, "_trace", other)
-    monkeypatch.setattr(export_module, "FORMATS", {name: FORMATS[name]})
-    with pytest.raises(UserError, match=f"{name} predicts another class on .* logits up to .* not written"):
+    monkeypatch.setattr(export_module, "FORMATS", {ending: FORMATS[ending]})
+    with pytest.raises(
+        UserError, match=f"student{ending} predicts another class on .* logits up to .* not written"
+    ):
         export(*ready)
-    assert os.listdir(ready[-1]) == []
+    assert os.listdir(ready[-1].parent) == ["last.pt"]
 
 
 def test_weights_other_than_the_checkpoints_are_not_exported(ready):
@@ -304,7 +320,7 @@ def test_all_missing_packages_are_named_at_once_and_nothing_is_written(ready, mo
     assert not ready[-1].exists()
 
 
-@pytest.mark.parametrize("name", [*FORMATS, CARD])
+@pytest.mark.parametrize("name", [*NAMES, CARD])
 def test_a_file_that_is_there_already_is_neither_replaced_nor_joined(ready, name):
     ready[-1].mkdir()
     (ready[-1] / name).write_text("mine")
@@ -332,7 +348,7 @@ def test_a_disk_that_fails_is_one_line_and_leaves_nothing(ready, monkeypatch):
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(UserError, match="cannot be written: No space left on device"):
         export(*ready)
-    assert os.listdir(ready[-1]) == []
+    assert os.listdir(ready[-1].parent) == ["last.pt"]
 
 
 def test_an_end_in_the_middle_leaves_no_file(ready, monkeypatch):
@@ -344,14 +360,52 @@ def test_an_end_in_the_middle_leaves_no_file(ready, monkeypatch):
     monkeypatch.setattr(export_module, "compare", stop)
     with pytest.raises(KeyboardInterrupt):
         export(*ready)
-    assert os.listdir(ready[-1]) == []
+    assert os.listdir(ready[-1].parent) == ["last.pt"]
 
 
-def test_the_card_appears_after_all_files_that_it_tells_of(ready, monkeypatch):
-    appeared, real = [], os.replace
-    monkeypatch.setattr(os, "replace", lambda old, new: (appeared.append(Path(new).name), real(old, new)))
+def test_all_files_appear_by_a_single_rename(ready, monkeypatch):
+    seen, real, folder = [], os.rename, ready[-1]
+
+    def rename(old, new):
+        seen.append((sorted(os.listdir(old)), Path(new).exists()))
+        real(old, new)
+
+    monkeypatch.setattr(os, "rename", rename)
+    monkeypatch.setattr(os, "replace", None)
     export(*ready)
-    assert (len(appeared), appeared[-1]) == (4, CARD)
+    assert seen == [(sorted([CARD, *NAMES]), False)]
+    assert sorted(os.listdir(folder)) == seen[0][0]
+
+
+def test_an_empty_folder_is_filled_and_a_link_to_one_stays_a_link(ready):
+    (ready[-1].parent / "disk").mkdir()
+    ready[-1].symlink_to("disk")
+    export(*ready)
+    assert ready[-1].is_symlink()
+    assert sorted(os.listdir(ready[-1])) == sorted([CARD, *NAMES])
+
+
+def test_a_folder_with_other_files_is_refused_at_once(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "more.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"it holds more\.txt and 1 more already"):
+        require_ready(tmp_path)
+
+
+def test_a_mount_point_is_refused_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(os.path, "ismount", lambda path: path == tmp_path)
+    with pytest.raises(UserError, match=r"mounted .*a new folder within it"):
+        require_ready(tmp_path)
+    require_ready(tmp_path / "new")
+
+
+def test_exports_of_one_checkpoint_have_the_same_bytes(ready):
+    sums = set()
+    for number in range(4):  # the order of safetensors' metadata is drawn anew each time
+        ready[-1] = ready[-1].with_name(f"export{number}")
+        export(*ready)
+        sums.add(tuple(hashlib.sha256((ready[-1] / name).read_bytes()).hexdigest() for name in (*NAMES, CARD)))
+    assert len(sums) == 1
 
 
 class Undecided(nn.Module):
@@ -369,7 +423,7 @@ def test_a_network_that_cannot_be_traced_is_named(ready, tmp_path):
     ready[:2] = model, checkpoint(tmp_path, model, ready[2], "undecided")
     with pytest.raises(UserError, match=r"undecided cannot be exported: .*--debug"):
         export(*ready)
-    assert os.listdir(ready[-1]) == []
+    assert os.listdir(ready[-1].parent) == ["last.pt"]
 
 
 @pytest.mark.gpu

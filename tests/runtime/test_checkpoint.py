@@ -7,7 +7,7 @@ from toys import network
 from models import build_model
 from utils.runtime import files as storage
 from utils.runtime.checkpoint import load_checkpoint, restore_network, save_checkpoint
-from utils.runtime.files import DamagedFile, atomic_write, read_tensors, sha256_of, write_text
+from utils.runtime.files import DamagedFile, read_tensors, sha256_of
 from utils.runtime.identity import Identity
 
 CONTENT = {
@@ -121,27 +121,6 @@ def test_weights_of_another_network_are_refused(tmp_path):
         restore_network(path, load_checkpoint(path), build_model)
 
 
-def test_a_failed_write_leaves_the_old_file_and_no_temporary_one(tmp_path):
-    path = tmp_path / "file"
-    write_text(path, "old")
-    with pytest.raises(RuntimeError), atomic_write(path) as file:
-        file.write(b"half of the new")
-        raise RuntimeError
-    assert path.read_text() == "old"
-    assert os.listdir(tmp_path) == ["file"]
-
-
-def test_file_and_folder_are_synced_before_a_write_counts_as_done(tmp_path, monkeypatch):
-    calls = []
-    for name in ("fsync", "replace"):
-        real = getattr(os, name)
-        monkeypatch.setattr(
-            storage.os, name, lambda *args, real=real, name=name: (calls.append(name), real(*args))[1]
-        )
-    write_text(tmp_path / "file", "text")
-    assert calls == ["fsync", "replace", "fsync"]
-
-
 def test_the_checksum_depends_on_names_types_shapes_and_bytes():
     base = {"a": torch.arange(6.0)}
     others = [
@@ -177,13 +156,3 @@ def test_a_checkpoint_of_cuda_tensors_is_the_same_file_content(tmp_path):
         save_checkpoint(tmp_path / f"{device}.pt", model.to(device).state_dict(), CONTENT | state)
     first, second = (load_checkpoint(tmp_path / f"{device}.pt") for device in ("cpu", "cuda"))
     assert storage.checksum(first) == storage.checksum(second)
-
-
-def test_temporary_files_of_killed_processes_are_removed_after_an_hour(tmp_path):
-    old, new = tmp_path / ".file.77.tmp", tmp_path / ".file.78.tmp"
-    for path in (old, new):
-        path.touch()
-    os.utime(old, (0, 0))
-    write_text(tmp_path / "file", "text")
-    assert not old.exists()
-    assert new.exists()

@@ -10,7 +10,8 @@ from utils.training.checkpoint_writer import CheckpointWriter
 from utils.training.loop import LoopOptions, fit
 
 CONTENT = {"model_name": "toy", "num_classes": 4, "class_names": list("abcd"), "image_size": 32}
-CONTENT |= {"mean": [0.0] * 3, "std": [1.0] * 3, "config": {"identity": {}}}
+CONTENT |= {"mean": [0.0] * 3, "std": [1.0] * 3}
+CONTENT |= {"config": {"identity": {"role": "student", "network": "toy", "epochs": 6}}}
 
 
 def train(folder, every: float, stop_after: int | None = None, ema: float = 0.0) -> RunDir:

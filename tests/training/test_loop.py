@@ -193,7 +193,7 @@ def test_a_loss_that_is_not_finite_ends_the_training_within_its_epoch():
     state = training(epochs=3, steps=len(train), method=method)
     epochs = fit(state, None, train, None, CPU)
     next(epochs)
-    with pytest.raises(UserError, match=r"no longer finite in epoch 2.*--lr"):
+    with pytest.raises(UserError, match=r"no longer finite in epoch 2.*--lr below .*--overwrite"):
         next(epochs)
     assert state.epoch == 1
 

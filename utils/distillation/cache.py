@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +17,8 @@ from utils.data.augment import VERSION
 from utils.data.batches import Batch, Batches
 from utils.distillation.teacher import LiveTeacher
 from utils.losses import Outputs
-from utils.runtime.files import DamagedFile, read_tensors, try_lock, write_tensors
+from utils.runtime.atomic import opened, remove_abandoned, try_lock
+from utils.runtime.files import DamagedFile, read_tensors, write_tensors
 
 OUTPUT_BATCH = {"cpu": 128, "cuda": 2000}  # images of 32x32 pixels; VGG19-BN's fastest on two cores is 64 to 128
 LARGEST = torch.finfo(torch.float16).max
@@ -191,27 +193,35 @@ def cached(
 
 
 def _make_room(folder: Path, keep: Path, need: float, limit: float) -> None:
-    """Remove the outputs used longest ago until the rest and `keep`, which may grow to `need` bytes, fit."""
+    """Remove the outputs used longest ago until the rest and `keep`, which may grow to `need` bytes, fit.
+
+    Files that are not ours do not count, and stay.
+    """
+    for each in folder.iterdir():
+        if each.is_dir() and not each.is_symlink():
+            remove_abandoned(each)
     states = {}
     for path in folder.glob("*/view*.pt"):
         with suppress(FileNotFoundError):  # another process has just removed it
-            if path.parent != keep:
+            if path.parent != keep and _is_ours(path):
                 states[path] = path.stat()
     sizes = {path: state.st_size for path, state in states.items()}
     for path in sorted(states, key=lambda path: states[path].st_mtime):
         if need + sum(sizes.values()) <= limit:
             break
-        if _is_ours(path):
-            print(f"note: {path} is removed to stay within --teacher-cache-limit")
-            path.unlink(missing_ok=True)
-            del sizes[path]
+        print(f"note: {path} is removed to stay within --teacher-cache-limit")
+        path.unlink(missing_ok=True)
+        del sizes[path]
 
 
 def _is_ours(path: Path) -> bool:
+    """Whether a file begins with the header and key of an `OutputCache`, whole or not; a link never does."""
     try:
-        return HEADER in read_tensors(path, mmap=True)
-    except (DamagedFile, OSError):
+        with opened(path, os.O_RDONLY) as descriptor:
+            head = os.read(descriptor, OVERHEAD)
+    except OSError:
         return False
+    return re.search(HEADER.encode() + rb".{1,9}\w{64}", head, re.DOTALL) is not None
 
 
 class OutputCache:

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from utils.evaluation.metrics import count_parameters
 from utils.runtime.device import Compute
 from utils.runtime.program import describe
+from utils.runtime.system import load_average
 
 BATCHES = {"cpu": (1, 4, 16, 64, 256), "cuda": (1, 4, 16, 64, 256, 1024, 4096)}
 LATENCY_SECONDS = 1.0  # of repeats at batch 1
@@ -47,7 +48,7 @@ def measure_costs(networks: Sequence[tuple[nn.Module, int]], compute: Compute) -
 
 def _overload() -> str:
     """What else the machine has to do, in words; empty where it is little or unknown (Windows)."""
-    load, cores = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0, os.cpu_count() or 1
+    load, cores = load_average(), os.cpu_count() or 1
     return f"load {load:.1f} on {cores} cores" if load > cores + 0.5 else ""  # up to `cores` of it is ours
 
 

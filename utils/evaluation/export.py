@@ -8,7 +8,7 @@ import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,11 +20,12 @@ from torch import Tensor, nn
 from utils.data.batches import Normalise
 from utils.data.dataset import evaluation_batches
 from utils.data.image_set import ImageSet
+from utils.data.sources.decode import STEPS
 from utils.evaluation.metrics import count_parameters
+from utils.runtime.atomic import atomic_folder
 from utils.runtime.checkpoint import weights_sha256
 from utils.runtime.device import Compute
 from utils.runtime.errors import UserError
-from utils.runtime.files import atomic_write
 from utils.runtime.identity import Identity
 
 EXTRAS = ("safetensors", "onnx", "onnxscript", "onnxruntime")
@@ -58,24 +59,30 @@ def require_ready(folder: Path) -> None:
     nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not nearest.is_dir():
         raise UserError(f"--export {folder}: {nearest} is not a folder", other)
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        raise UserError(f"--export {folder}: {nearest} cannot be written to", f"check its permissions, or {other}")
-    present = [name for name in (*FORMATS, CARD) if os.path.lexists(folder / name)]
+    beside = nearest.absolute().parent if nearest == folder else nearest
+    if not os.access(beside, os.W_OK | os.X_OK):
+        raise UserError(f"--export {folder}: {beside} cannot be written to", f"check its permissions, or {other}")
+    present = sorted(os.listdir(folder)) if nearest == folder else []
     if present:
-        raise UserError(f"--export {folder}: it holds {', '.join(present)} already", f"{other}, or remove it")
+        more = f" and {len(present) - 1} more" if len(present) > 1 else ""
+        raise UserError(f"--export {folder}: it holds {present[0]}{more} already", f"{other}, or remove it")
+    if os.path.ismount(folder):
+        raise UserError(f"--export {folder}: it is where a disk is mounted", "name a new folder within it")
 
 
 @torch.no_grad()
 def export(
     network: nn.Module, checkpoint: dict[str, Any], test: ImageSet, compute: Compute, folder: str | Path
 ) -> dict[str, Any]:
-    """Write `student.safetensors`, `student.onnx`, `student.pt2` and `card.json` to `folder`; returns the card.
+    """Write the network in each of `FORMATS`, and `card.json`, to `folder`; returns the card.
 
+    The files are `student.onnx` and so on, or `teacher.onnx`, or `network.onnx` where its role is unknown.
     `network` is in eval mode on the device of `compute`, and `checkpoint` what it was restored from.
     Each file is read back and has to predict as `network` does in float32, on up to 10,000 test images spread
-    evenly over the set: the same top-1, unless the two best logits are less than 1e-4 apart. All files appear
-    together, or none. Raises UserError where a package is missing, where `folder` cannot take the files or holds
-    some, where the network cannot be exported, and where a file's outputs differ.
+    evenly over the set: the same top-1, unless the two best logits are less than 1e-4 apart. All files appear at
+    once, or none: `folder`, absent or empty before, is made under another name beside it and then renamed. Raises
+    UserError where a package is missing, where `folder` holds something or cannot be made, where the network
+    cannot be exported, and where a file's outputs differ.
     """
     folder = Path(folder)
     require_ready(folder)
@@ -89,22 +96,20 @@ def export(
 
     deployable = Deployable(_plain_copy(network), checkpoint["mean"], checkpoint["std"]).eval()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with ExitStack() as files, _quiet():
-            # The first to enter is the last to appear: a card is only ever seen beside all that it tells of.
-            card_file = files.enter_context(atomic_write(folder / CARD))
+        target = folder.resolve()  # a link to a folder stays one
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_folder(target) as new, _quiet():
             card = _card(network, checkpoint, test, compute, logits)
             program = _trace(deployable, test.image_size)
-            for name, (make, load, content) in FORMATS.items():
-                file = files.enter_context(atomic_write(folder / name))
+            for ending, (make, load, content) in FORMATS.items():
+                name = f"{_role(checkpoint)}{ending}"
                 data = make(deployable.network, program, checkpoint)
-                file.write(data)
-                file.flush()
-                check = compare(name, load(Path(file.name), deployable, checkpoint), parts, logits[chosen])
+                (new / name).write_bytes(data)
+                check = compare(name, load(new / name, deployable, checkpoint), parts, logits[chosen])
                 sha256 = hashlib.sha256(data).hexdigest()
                 card["files"][name] = {"content": content, "bytes": len(data), "sha256": sha256, "check": check}
             text = json.dumps(card, indent=1, ensure_ascii=False) + "\n"
-            card_file.write(text.encode(errors="surrogateescape"))
+            (new / CARD).write_bytes(text.encode(errors="surrogateescape"))
     except (UserError, MemoryError):
         raise
     except OSError as error:
@@ -184,7 +189,14 @@ def _safetensors(network: nn.Module, _program: Any, checkpoint: dict[str, Any]) 
     from safetensors.torch import save
 
     weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}  # it refuses shared memory
-    return save(weights, {"format": "pt", "model_name": checkpoint["model_name"], "sha256": checkpoint["sha256"]})
+    metadata = {"format": "pt", "model_name": checkpoint["model_name"], "sha256": checkpoint["sha256"]}
+    data = save(weights, metadata)
+    # A length of 8 bytes, a header in JSON, the tensors. The metadata come in another order each time.
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size]) | {"__metadata__": metadata}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # as `save` aligns the tensors
+    return len(text).to_bytes(8, "little") + text + data[8 + size :]
 
 
 def _onnx(_network: nn.Module, program: torch.export.ExportedProgram, _checkpoint: dict[str, Any]) -> bytes:
@@ -204,7 +216,7 @@ def _load_safetensors(path: Path, deployable: Deployable, checkpoint: dict[str, 
 
     weights = load_file(path)
     if weights_sha256(weights) != checkpoint["sha256"]:
-        raise UserError(f"{SAFETENSORS} does not hold the weights of the checkpoint: it is not written")
+        raise UserError(f"{path.name} does not hold the weights of the checkpoint: it is not written")
     loaded = copy.deepcopy(deployable)
     loaded.network.load_state_dict(weights)
     return loaded
@@ -221,17 +233,21 @@ def _load_onnx(path: Path, _deployable: Deployable, _checkpoint: dict[str, Any])
 
 
 def _load_pt2(path: Path, _deployable: Deployable, _checkpoint: dict[str, Any]) -> Forward:
-    with open(path, "rb") as file:  # by its temporary name, torch would warn of the suffix
-        return torch.export.load(file).module()
+    return torch.export.load(path).module()
 
 
-SAFETENSORS = "student.safetensors"
-# file -> (how its bytes are made, how it is read back, what is in it)
+# ending of the file -> (how its bytes are made, how it is read back, what is in it)
 FORMATS = {
-    SAFETENSORS: (_safetensors, _load_safetensors, "state_dict of the network alone, for normalised images"),
-    "student.onnx": (_onnx, _load_onnx, "ONNX graph with the normalisation, for raw pixels"),
-    "student.pt2": (_pt2, _load_pt2, "torch.export program with the normalisation, for raw pixels"),
+    ".safetensors": (_safetensors, _load_safetensors, "state_dict of the network alone, for normalised images"),
+    ".onnx": (_onnx, _load_onnx, "ONNX graph with the normalisation, for raw pixels"),
+    ".pt2": (_pt2, _load_pt2, "torch.export program with the normalisation, for raw pixels"),
 }
+
+
+def _role(checkpoint: dict[str, Any]) -> str:
+    """ "student" also of one with KD; "network" of a file of another program, which does not tell."""
+    role = Identity.from_record(checkpoint["config"]).get("role")
+    return {"teacher": "teacher", "student": "student", "kd": "student"}.get(role, "network")
 
 
 def _card(
@@ -244,7 +260,7 @@ def _card(
         "parameters": count_parameters(network),
         "classes": checkpoint["class_names"],
         "input": {"name": "images", "dtype": "uint8", "shape": ["batch", size, size, 3]}
-        | {"layout": "NHWC, RGB", "range": [0, 255]},
+        | {"layout": "NHWC, RGB", "range": [0, 255], "made_from_a_file": STEPS},
         "normalisation": {"formula": "(pixel - mean) / std", "mean": checkpoint["mean"], "std": checkpoint["std"]},
         "output": {"name": "logits", "dtype": "float32", "shape": ["batch", logits.shape[1]]},
         "test": {

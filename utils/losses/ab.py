@@ -9,7 +9,7 @@ from utils.losses.outputs import Outputs
 
 
 class AB(Method):
-    """Knowledge transfer via distillation of activation boundaries (Heo et al., 2019, eq. 4 to 6).
+    """Knowledge transfer via distillation of activation boundaries (Heo et al., 2019).
 
     L = ce * CE + weight * the mean over stages, images and neurons of the squared distance to the right side:
     where the teacher is above 0 before a stage's last ReLU, the student should be above `margin`, else below

@@ -10,7 +10,7 @@ SMALLEST = 1e-3  # of alpha and beta above 0: differences of float32 numbers are
 
 
 class ABKD(Method):
-    """Alpha-beta divergence (Wang et al., 2025, eq. 4).
+    """Alpha-beta divergence (Wang et al., 2025).
 
     L = ce * CE + weight * T^2 * D(p_t, p_s) at T, with D = sum over classes of (alpha / (alpha + beta) *
     p_t^(alpha + beta) + beta / (alpha + beta) * p_s^(alpha + beta) - p_t^alpha * p_s^beta) / (alpha * beta). alpha

@@ -9,7 +9,7 @@ from utils.losses.outputs import Outputs
 
 
 class AT(Method):
-    """Attention transfer (Zagoruyko and Komodakis, 2017, eq. 2, p = 2).
+    """Attention transfer (Zagoruyko and Komodakis, 2017, p = 2).
 
     L = ce * CE + weight * sum over the stages of the mean squared difference of the attention maps: the mean over
     the channels of f^2, with norm 1 in each image.

@@ -5,14 +5,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from utils.losses.functional import at_least_float32
-from utils.losses.method import Method, at_least
+from utils.losses.method import Method, at_least, within
 from utils.losses.outputs import Outputs
 
 EMPTY = -1  # the label of an entry of the memory that is not filled yet
 
 
 class CRD(Method):
-    """Contrastive representation distillation (Tian, Krishnan and Isola, 2020, eq. 8 to 18).
+    """Contrastive representation distillation (Tian, Krishnan and Isola, 2020).
 
     L = ce * CE + weight * the contrastive loss with each network as the anchor. Trained linear layers take both
     embeddings to `dim` numbers of norm 1; the networks' views of one image should agree, those of images of other
@@ -31,8 +31,8 @@ class CRD(Method):
     ):
         super().__init__()
         self.weight, self.ce = at_least(0, "weight", weight), at_least(0, "ce", ce)
-        self.tau, self.dim, self.memory = at_least(0.001, "tau", tau), int(at_least(1, "dim", dim)), memory
-        at_least(1, "memory", memory)
+        self.tau, self.dim = at_least(0.001, "tau", tau), int(within(1, 4096, "dim", dim))
+        self.memory = int(within(1, 1_000_000, "memory", memory))
 
     def adapt(self, student: Outputs, teacher: Outputs) -> None:
         self.project_s = nn.Linear(student.embedding.shape[1], self.dim)
@@ -61,7 +61,7 @@ class CRD(Method):
 
 
 def contrastive(anchor: Tensor, positive: Tensor, seen: Tensor, other: Tensor, tau: float) -> Tensor:
-    """The noise-contrastive loss (eq. 17 and 18) of vectors [B, d] of norm 1 against `seen` [M, d]; a scalar.
+    """The noise-contrastive loss of vectors [B, d] of norm 1 against `seen` [M, d]; a scalar.
 
     `other` (bool [B, M]) are the entries of other classes. h = e / (e + n * c), with e = exp(a b / tau), n other
     entries and c the mean of their e; for that, c is not differentiated.

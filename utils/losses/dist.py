@@ -9,7 +9,7 @@ from utils.losses.outputs import Outputs
 
 
 class DIST(Method):
-    """Knowledge distillation from a stronger teacher (Huang et al., 2022, eq. 9).
+    """Knowledge distillation from a stronger teacher (Huang et al., 2022).
 
     L = ce * CE + T^2 * (beta * (1 - correlation of the classes of each sample) + gamma * (1 - correlation of the
     samples for each class)) of the probabilities at T. The paper has T = 4 on CIFAR and 1 on ImageNet.

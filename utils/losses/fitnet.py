@@ -9,7 +9,7 @@ from utils.losses.outputs import Outputs
 
 
 class FitNet(Method):
-    """FitNets: hints for thin deep nets (Romero et al., 2015, eq. 3), trained together with the cross-entropy.
+    """FitNets: hints for thin deep nets (Romero et al., 2015), trained together with the cross-entropy.
 
     L = ce * CE + weight * MSE(r(f_s), f_t) for the feature maps of one stage, with a trained 1x1 convolution r.
     `stage` counts the stages whose resolution both networks have: 0 is the first, -1 the last. The paper trains in

@@ -10,7 +10,7 @@ from utils.losses.outputs import Outputs
 
 
 class FSP(Method):
-    """A gift from knowledge distillation (Yim et al., 2017, eq. 1 and 2), trained together with the cross-entropy.
+    """A gift from knowledge distillation (Yim et al., 2017), trained together with the cross-entropy.
 
     L = ce * CE + weight * sum over the steps from one stage to the next of the mean squared difference of the flow
     matrices: the products of the channels of both stages, averaged over the pixels. Where the student has other

@@ -9,7 +9,7 @@ from utils.losses.outputs import Outputs
 
 
 class FT(Method):
-    """Paraphrasing complex network: network compression via factor transfer (Kim et al., 2018, eq. 1 to 3).
+    """Paraphrasing complex network: network compression via factor transfer (Kim et al., 2018).
 
     L = ce * CE + weight * mean |u_t - u_s| + the mean squared error with which the teacher's maps in the last
     common stage are rebuilt from their factors. u are the factors with norm 1: `share` times as many channels as

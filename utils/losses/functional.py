@@ -50,10 +50,17 @@ def kl_of_logs(log_student: Tensor, log_teacher: Tensor) -> Tensor:
 
 
 def standardise(logits: Tensor) -> Tensor:
-    """Logits [B, C] with mean 0 and deviation 1 in each row (Sun et al., 2024, eq. 12), in float32 or better."""
+    """Logits [B, C] with mean 0 and deviation 1 in each row (Sun et al., 2024), in float32 or better."""
     logits = at_least_float32(logits)
     centred = logits - logits.mean(1, keepdim=True)
     return centred / (logits.std(1, keepdim=True) + 1e-7)
+
+
+def unit(vectors: Tensor, dim: int = 1) -> Tensor:
+    """Vectors along `dim` with norm 1. One of zeros stays as it is and has no gradient: in F.normalize's, any is
+    multiplied by 1e12, and a ReLU does make rows of zeros."""
+    norm = vectors.norm(dim=dim, keepdim=True)
+    return (vectors / norm.clamp(min=1e-12)).where(norm > 0, 0.0)
 
 
 def target_of(values: Tensor, labels: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ class KD(Method):
 
 
 class StandardisedKD(Method):
-    """Logit standardisation in knowledge distillation (Sun et al., 2024, eq. 12 and algorithm 1).
+    """Logit standardisation in knowledge distillation (Sun et al., 2024).
 
     L = ce * CE + weight * T^2 * KL of logits that have mean 0 and deviation 1 in each row, in both networks: the
     student may have logits of another size than its teacher.

@@ -78,5 +78,5 @@ def within(low: float, high: float, name: str, value: float) -> float:
     return value
 
 
-def temperature_of(value: float) -> float:
-    return within(0.01, 10_000, "temperature", value)
+def temperature_of(value: float, name: str = "temperature") -> float:
+    return within(0.01, 10_000, name, value)

@@ -10,7 +10,7 @@ TEMPERATURES = (2.0, 3.0, 4.0, 5.0, 6.0)
 
 
 class MLKD(Method):
-    """Multi-level logit distillation (Jin, Wang and Lin, 2023, section 3).
+    """Multi-level logit distillation (Jin, Wang and Lin, 2023).
 
     L = ce * CE + weight * (instances + samples + classes), each the mean over the temperatures 2, 3, 4, 5 and 6:
     T^2 * KL for the usual and the strong view of each image; and for the usual view, with P [B, C] of

@@ -9,7 +9,7 @@ from utils.losses.outputs import Outputs
 
 
 class MSE(Method):
-    """Mean squared error of logits (Ba and Caruana, 2014, eq. 1; Kim et al., 2021, eq. 6).
+    """Mean squared error of logits (Ba and Caruana, 2014; Kim et al., 2021).
 
     L = ce * CE + weight * mean over samples and classes of (z_s - z_t)^2.
     """

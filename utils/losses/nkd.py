@@ -8,7 +8,7 @@ from utils.losses.outputs import Outputs
 
 
 class NKD(Method):
-    """Normalised knowledge distillation (Yang et al., 2023, eq. 6).
+    """Normalised knowledge distillation (Yang et al., 2023).
 
     L = ce * CE - p_t(y) * log p_s(y) - gamma * T^2 * sum over the other classes of n(p_t) * log n(p_s), where n
     divides the probabilities of the other classes by their sum. Both are cross-entropies, not divergences: they

@@ -9,7 +9,7 @@ from utils.losses.outputs import Outputs
 
 
 class NST(Method):
-    """Neuron selectivity transfer (Huang and Wang, 2017, eq. 6 with the kernel (x y)^2).
+    """Neuron selectivity transfer (Huang and Wang, 2017, with the kernel (x y)^2).
 
     L = ce * CE + weight * sum over the stages of the squared maximum mean discrepancy between the channels of
     both networks, each channel's map with norm 1.

@@ -9,7 +9,7 @@ from utils.losses.outputs import Outputs
 
 
 class OFD(Method):
-    """A comprehensive overhaul of feature distillation (Heo et al., 2019, eq. 3 to 6).
+    """A comprehensive overhaul of feature distillation (Heo et al., 2019).
 
     L = ce * CE + weight * sum over the stages, the last with factor 1 and each before it with half of the next, of
     the sum of squared differences over B, before the last ReLU of a stage. What the teacher has below 0 becomes

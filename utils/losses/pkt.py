@@ -1,9 +1,8 @@
 """Probabilistic knowledge transfer."""
 
-import torch.nn.functional as F
 from torch import Tensor
 
-from utils.losses.functional import at_least_float32
+from utils.losses.functional import at_least_float32, unit
 from utils.losses.method import Method, at_least
 from utils.losses.outputs import Outputs
 
@@ -11,7 +10,7 @@ EPSILON = 1e-7
 
 
 class PKT(Method):
-    """Probabilistic knowledge transfer (Passalis and Tefas, 2018, eq. 8 with cosine similarity).
+    """Probabilistic knowledge transfer (Passalis and Tefas, 2018, with cosine similarity).
 
     L = ce * CE + weight * the mean of p_t * log(p_t / p_s), where p holds the similarities of the embeddings of
     each image to those of the batch, with sum 1.
@@ -36,6 +35,6 @@ def neighbour_divergence(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def _similarities(embedding: Tensor) -> Tensor:
-    unit = F.normalize(at_least_float32(embedding), eps=EPSILON)
-    similarity = (unit @ unit.T + 1) / 2
+    directions = unit(at_least_float32(embedding))
+    similarity = (directions @ directions.T + 1) / 2
     return similarity / similarity.sum(1, keepdim=True)

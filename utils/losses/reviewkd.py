@@ -12,7 +12,7 @@ LEVELS = (4, 2, 1)  # pixels a side to which maps are pooled
 
 
 class ReviewKD(Method):
-    """Distilling knowledge via knowledge review (Chen et al., 2021, eq. 7 and figures 4 and 5).
+    """Distilling knowledge via knowledge review (Chen et al., 2021).
 
     L = ce * CE + w * weight * the sum over the stages of the hierarchical context loss. From the last stage back,
     the student's maps are joined with what came of the stage behind, by trained attention, and compared with the
@@ -47,7 +47,7 @@ class ReviewKD(Method):
 
 
 class Fusion(nn.Module):
-    """A stage's maps with what came of the stage behind (figure 4a): for the teacher, and for the next stage."""
+    """A stage's maps with what came of the stage behind: for the teacher, and for the next stage."""
 
     def __init__(self, channels: int, middle: int, teacher: int, last: bool):
         super().__init__()

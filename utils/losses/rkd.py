@@ -4,13 +4,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from utils.losses.functional import at_least_float32
+from utils.losses.functional import at_least_float32, unit
 from utils.losses.method import Method, at_least
 from utils.losses.outputs import Outputs
 
 
 class RKD(Method):
-    """Relational knowledge distillation (Park et al., 2019, eq. 5 to 9).
+    """Relational knowledge distillation (Park et al., 2019).
 
     L = ce * CE + distance * H(distances) + angle * H(angles): the Huber loss between the networks of the distances
     of all pairs of embeddings, over their mean, and of the cosines of all triplets. It takes tensors [B, B, B].
@@ -37,14 +37,13 @@ class RKD(Method):
 
 def relative_distances(embedding: Tensor) -> Tensor:
     """Distances of all pairs of [B, D] over the mean of those above 0; [B, B]."""
-    squared = embedding.square().sum(1)
-    squared = (squared[:, None] + squared - 2 * embedding @ embedding.T).clamp(min=1e-12)
-    diagonal = torch.eye(len(embedding), dtype=torch.bool, device=embedding.device)
-    distances = squared.sqrt().masked_fill(diagonal, 0)
-    return distances / (distances.sum() / (distances > 0).sum().clamp(min=1))
+    # Not by products of the embeddings: of equal ones their rounding would be all that is left.
+    distances = torch.cdist(embedding, embedding, compute_mode="donot_use_mm_for_euclid_dist")
+    mean = distances.sum() / (distances > 0).sum().clamp(min=1)
+    return distances / mean.clamp(min=1e-12)
 
 
 def angles(embedding: Tensor) -> Tensor:
     """Cosines of the angles at each of [B, D] between all others; [B, B, B]."""
-    difference = F.normalize(embedding - embedding[:, None], dim=2)
+    difference = unit(embedding - embedding[:, None], dim=2)
     return difference @ difference.transpose(1, 2)

@@ -9,7 +9,7 @@ from utils.losses.outputs import Outputs
 
 
 class RLD(Method):
-    """Knowledge distillation with refined logits (Sun et al., 2025, eq. 6, 9 and 10).
+    """Knowledge distillation with refined logits (Sun et al., 2025).
 
     L = ce * CE + alpha * t^2 * SCD + beta * T^2 * MCD. SCD is the KL divergence of (target, rest) of the student
     against (largest class, rest) of the teacher, at the target temperature t; MCD is that of the classes that the
@@ -27,7 +27,8 @@ class RLD(Method):
         ce: float = 1.0,
     ):
         super().__init__()
-        self.temperature, self.target_temperature = temperature_of(temperature), temperature_of(target_temperature)
+        self.temperature = temperature_of(temperature)
+        self.target_temperature = temperature_of(target_temperature, "target_temperature")
         self.alpha, self.beta, self.ce = (
             at_least(0, name, value) for name, value in (("alpha", alpha), ("beta", beta), ("ce", ce))
         )

@@ -1,15 +1,14 @@
 """Similarity-preserving knowledge distillation."""
 
-import torch.nn.functional as F
 from torch import Tensor
 
-from utils.losses.functional import at_least_float32
+from utils.losses.functional import at_least_float32, unit
 from utils.losses.method import Method, at_least
 from utils.losses.outputs import Outputs
 
 
 class SP(Method):
-    """Similarity-preserving knowledge distillation (Tung and Mori, 2019, eq. 4).
+    """Similarity-preserving knowledge distillation (Tung and Mori, 2019).
 
     L = ce * CE + weight / B^2 * ||G_t - G_s||^2, where G holds the products of the images' features in the last
     stage, with norm 1 in each row.
@@ -29,7 +28,7 @@ class SP(Method):
 
 def similarity_distance(student: Tensor, teacher: Tensor) -> Tensor:
     """Of features [B, ...] of any shapes; a scalar."""
-    student, teacher = (F.normalize(flat @ flat.T) for flat in _flat(student, teacher))
+    student, teacher = (unit(flat @ flat.T) for flat in _flat(student, teacher))
     return (teacher - student).square().mean()
 
 

@@ -9,7 +9,7 @@ from utils.losses.outputs import Outputs
 
 
 class SRRL(Method):
-    """Knowledge distillation via softmax regression representation learning (Yang et al., 2021, eq. 3 to 6).
+    """Knowledge distillation via softmax regression representation learning (Yang et al., 2021).
 
     L = ce * CE + alpha * MSE(r(e_s), e_t) + beta * MSE(h_t(r(e_s)), z_t): the student's embedding, after a trained
     linear layer r with batch norm, should be the teacher's, and should give the teacher's logits in the teacher's
@@ -17,6 +17,7 @@ class SRRL(Method):
     """
 
     needs = "embedding"
+    compares_samples = True  # in batch norm
 
     def __init__(self, alpha: float = 1.0, beta: float = 1.0, ce: float = 1.0):
         super().__init__()

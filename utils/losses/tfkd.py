@@ -9,7 +9,7 @@ from utils.losses.outputs import Outputs
 
 
 class TfKD(Method):
-    """Teacher-free knowledge distillation by regularisation (Yuan et al., 2020, eq. 9).
+    """Teacher-free knowledge distillation by regularisation (Yuan et al., 2020).
 
     L = (1 - alpha) * CE + alpha * KL(softmax(d / T) || softmax(z_s)), where d is a teacher made by hand: `correct`
     for the target, and what is left of 1 in equal parts for the other classes. As in the authors' program, the

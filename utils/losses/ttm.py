@@ -8,7 +8,7 @@ from utils.losses.outputs import Outputs
 
 
 class TTM(Method):
-    """Transformed teacher matching (Zheng and Yang, 2024, eq. 12).
+    """Transformed teacher matching (Zheng and Yang, 2024).
 
     L = ce * CE + weight * KL(p_t^gamma, with sum 1 || p_s). p_t^gamma is softmax(gamma * z_t): the teacher at
     T = 1 / gamma beside a student without temperature. The paper's weight differs by pair of networks.

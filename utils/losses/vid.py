@@ -12,7 +12,7 @@ FIRST_VARIANCE, LEAST_VARIANCE = 5.0, 1e-5
 
 
 class VID(Method):
-    """Variational information distillation (Ahn et al., 2019, eq. 5 and 6).
+    """Variational information distillation (Ahn et al., 2019).
 
     L = ce * CE + weight * the sum over the stages of the mean of ((f_t - m(f_s))^2 / v + log v) / 2: the teacher's
     features under a normal distribution, its mean m from three trained 1x1 convolutions of the student's, its

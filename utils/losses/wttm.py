@@ -8,7 +8,7 @@ from utils.losses.ttm import TTM, transformed
 
 
 class WTTM(TTM):
-    """Weighted transformed teacher matching (Zheng and Yang, 2024, eq. 19).
+    """Weighted transformed teacher matching (Zheng and Yang, 2024).
 
     As TTM, each sample's divergence multiplied by the sum of p_t^gamma over the classes, which is large where the
     teacher is unsure: from 1 to C^(1 - gamma).

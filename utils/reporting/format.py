@@ -2,6 +2,7 @@
 
 import re
 import statistics
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -89,6 +90,21 @@ def code(text: object) -> str:
     text = printable(text)
     fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
     return f"{fence} {text} {fence}" if "`" in text else f"{fence}{text}{fence}"
+
+
+def align(rows: Sequence[Mapping[str, str]]) -> str:
+    """A table of `rows` for a terminal: columns as wide as what is in them, long titles in two lines."""
+    columns = []
+    for title in rows[0]:
+        cells = [row[title] for row in rows]
+        width = max(len(title) // 2 + 1, *map(len, (*title.split(), *cells)))
+        columns.append((textwrap.wrap(title, width), cells, ">" if columns else "<", width))
+    height = max(len(titles) for titles, *_ in columns)
+    texts = [
+        [f"{cell:{side}{width}}" for cell in (*[""] * (height - len(titles)), *titles, *cells)]
+        for titles, cells, side, width in columns
+    ]
+    return "\n".join("  ".join(row).rstrip() for row in zip(*texts, strict=True))
 
 
 def spread(values: Sequence[float | None], digits: int = 2) -> str:

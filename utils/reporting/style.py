@@ -10,7 +10,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure  # without pyplot: no display and no MPLBACKEND is ever asked for
 
 from utils.reporting.fonts import FAMILY, use_fonts
-from utils.runtime.files import atomic_write
+from utils.runtime.atomic import atomic_write
 
 # 3 to 1 at least on white and on the dark page, and apart for colour-blind readers.
 COLOURS = ("#1f7fc4", "#d55e00", "#00936b", "#b85a9e", "#a07400", "#7f6bd0", "#0a8c9c", "#7f7f7f")

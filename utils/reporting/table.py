@@ -12,6 +12,7 @@ from utils.reporting.format import (
     GAIN,
     TEACHER,
     TOP5,
+    align,
     code,
     duplicates_text,
     leave_out_top5,
@@ -53,6 +54,16 @@ def write_report(dataset_dir: Path) -> Path:
 
 def table(rows: list[Row]) -> str:
     """The table in Markdown; accuracies are percent on the test images after the last epoch."""
+    return markdown_table(_cells(rows), strong="top-1 (%)")
+
+
+def terminal_table(rows: list[Row]) -> list[str]:
+    """The lines of the same table and of each gain for a terminal."""
+    return ["", *align(_cells(rows)).splitlines(), "", *summarise_gains(rows)]
+
+
+def _cells(rows: list[Row]) -> list[dict[str, str]]:
+    """The texts of the table by column, row by row."""
     several = any(len(row.tests) > 1 for row in rows)
     columns = [title for title in COLUMNS if title != TEACHER or any(row.teachers for row in rows)]
     lines = []
@@ -60,7 +71,7 @@ def table(rows: list[Row]) -> str:
         seeds = f" ({len(row.tests)} seed{'s' * (len(row.tests) > 1)})" if several else ""
         cells = row_cells(list(row.tests.values()), row.seconds(), paired(row, rows), row.teacher_text)
         lines.append({"model": row.title + seeds} | {title: cells[title] for title in columns})
-    return markdown_table(leave_out_top5(lines), "top-1 (%)")
+    return leave_out_top5(lines)
 
 
 def read_table(dataset_dir: Path) -> tuple[list[Row], list[LeftOut]]:
@@ -86,10 +97,10 @@ def read_table(dataset_dir: Path) -> tuple[list[Row], list[LeftOut]]:
 
 
 def read_rows(dataset_dir: Path, hint: str = "python train.py --all") -> list[Row]:
-    """The rows of `read_table`. Raises UserError, with `hint`, where there is none."""
-    rows, _ = read_table(dataset_dir)
+    """The rows of `read_table`. Where there is none, raises UserError with `hint`, or of the first left out."""
+    rows, left_out = read_table(dataset_dir)
     if not rows:
-        raise UserError(f"{dataset_dir} holds no finished run", hint)
+        raise left_out[0].error if left_out else UserError(f"{dataset_dir} holds no finished run", hint)
     return rows
 
 

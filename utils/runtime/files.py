@@ -1,79 +1,23 @@
-"""Files on disk: whole or absent whatever happens while they are written, and data only when they are read."""
+"""Files of text and of tensors: written whole or not at all, and data only when they are read."""
 
 import errno
-import glob
 import hashlib
-import os
 import re
-import sys
-import time
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from utils.runtime.atomic import atomic_write
 from utils.runtime.errors import DamagedFile, printable, reading
 from utils.runtime.file_kind import LEGACY, TORCH, identify
 from utils.runtime.nesting import largest_tuple
 from utils.runtime.regular_file import LARGEST_WEIGHTS, open_regular
-
-SUFFIX = ".tmp"
-STALE_AFTER = 3600  # seconds in which any living process has finished its file
-
-
-@contextmanager
-def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """Give a binary file to write to; it becomes `path` when the block ends without an error.
-
-    Written beside `path`, flushed and fsynced, then renamed over it, and the folder fsynced, so that
-    after a crash or a power cut `path` holds either its old or its new content, whole. On an error the
-    old file stays and the temporary one goes.
-    """
-    # The process number keeps two writers of one path (a shared image cache) out of each other's way.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{SUFFIX}")
-    for stale in path.parent.glob(f".{glob.escape(path.name)}.*{SUFFIX}"):  # of processes that were killed
-        with suppress(FileNotFoundError):  # another process has just finished or removed it
-            if time.time() - stale.stat().st_mtime > STALE_AFTER:
-                stale.unlink()
-    try:
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _fsync_folder(path.parent)
-
-
-def _fsync_folder(folder: Path) -> None:
-    """Make the rename itself durable (Windows has no such call)."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def try_lock(path: Path) -> Iterator[None]:
-    """Hold a lock file within the block; the lock ends with the process, however that ends.
-
-    Raises BlockingIOError if another process holds it. Windows has no such lock, and everybody gets it.
-    """
-    with open(path, "w") as file:
-        if sys.platform != "win32":
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
 
 
 def write_text(path: Path, text: str) -> None:

@@ -9,12 +9,14 @@ from collections.abc import Callable
 
 from utils.runtime.console import escaped_output
 from utils.runtime.errors import Interrupted, UserError, printable
+from utils.runtime.signals import StopProgram
 
 # How long OpenMP's threads (libgomp, in torch's CPU builds) turn idle before they sleep. Its default is for a
 # machine of one's own: beside another busy torch process on two cores, an epoch of cnn_tiny that takes 1.5 s alone
 # did not end within a minute. Two trainings at once took 17 s an epoch at 20,000 and 5.4 s at 2,000, which costs
 # 0.1 s of those 1.5 s when alone.
 SPIN_COUNT = "2000"
+REQUIRED = {"torch", "torchvision", "matplotlib", "numpy", "tqdm", "jinja2", "PIL"}  # requirements.txt brings them
 
 
 def describe(error: BaseException) -> tuple[str, str]:
@@ -22,17 +24,22 @@ def describe(error: BaseException) -> tuple[str, str]:
     if isinstance(error, UserError):
         return Exception.__str__(error), error.hint
     text = " ".join(str(error).split())
+    if isinstance(error, ModuleNotFoundError) and str(error.name).partition(".")[0] in REQUIRED:
+        what = f"{error.name} is not installed for {sys.executable}"
+        return what, "activate .venv, or pip install -r requirements.txt, or make demo"
     if isinstance(error, MemoryError) or re.search("out of memory|an(no|')t allocate memory|ALLOC_FAILED", text):
         return "out of memory", "a smaller --batch-size, a smaller network, or --limit"
     if isinstance(error, OSError) and error.errno is not None:
         where = f"{error.filename}: " if error.filename else ""
         hint = {
             errno.ENOSPC: "free some space or choose another --results-dir",
+            errno.EDQUOT: "free some space or choose another --results-dir",
             errno.EFBIG: "the file size limit (ulimit -f) is too low for a checkpoint",
             errno.EACCES: "check the permissions, or choose another --results-dir",
             errno.EISDIR: "a file is needed there, and this is a folder",
             errno.ENOTDIR: "a folder is needed there, and this is a file",
             errno.EROFS: "choose a --results-dir that can be written",
+            errno.ELOOP: "it is a link, and nothing is written through one: remove it",
         }.get(error.errno, "")
         return f"{where}{os.strerror(error.errno)}", hint
     if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
@@ -42,17 +49,19 @@ def describe(error: BaseException) -> tuple[str, str]:
 
 @escaped_output()
 def run(main: Callable[[list[str]], None], argv: list[str]) -> int:
-    """Run an entry point and return its exit code: 0, 1, 2, 130 or 143.
+    """Run an entry point and return its exit code: 0, 1, 2, or 128 and the number of a signal: 129, 130 or 143.
 
     Every error ends as one line on stderr; `--debug` among the arguments shows the traceback too.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)  # read when torch is imported, which is later
     os.environ["MPLBACKEND"] = "agg"  # plots are files; matplotlib fails at import for a backend that it lacks
     sys.stdout, sys.stderr = (stream or open(os.devnull, "w") for stream in (sys.stdout, sys.stderr))  # noqa: SIM115
-    sys.stdout.reconfigure(errors="replace")  # a terminal without UTF-8 must not end a training
-    sys.stderr.reconfigure(errors="replace")
-    if "--debug" not in argv:
-        sys.excepthook = _one_line
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a notebook's streams are not files
+            stream.reconfigure(errors="replace")  # a terminal without UTF-8 must not end a training
+    handler, before = StopProgram(), signal.getsignal(signal.SIGINT)
+    if before != signal.SIG_IGN:  # as a shell leaves it to what it starts in the background
+        signal.signal(signal.SIGINT, handler)
     try:
         main(argv)
         sys.stdout.flush()
@@ -66,14 +75,13 @@ def run(main: Callable[[list[str]], None], argv: list[str]) -> int:
         # Whoever read our output has gone; Python's own flush at exit would complain once more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (UserError, OSError) as error:
+    except Exception as error:
         if "--debug" in argv:
             raise
-        _one_line(type(error), error, None)
+        what, hint = describe(error)
+        print(printable(f"error: {what} (hint: {hint})" if hint else f"error: {what}"), file=sys.stderr)
         return error.exit_code if isinstance(error, UserError) else 1
+    finally:
+        if signal.getsignal(signal.SIGINT) is handler:
+            signal.signal(signal.SIGINT, before)
     return 0
-
-
-def _one_line(_kind, error: BaseException, _traceback) -> None:
-    what, hint = describe(error)
-    print(printable(f"error: {what} (hint: {hint})" if hint else f"error: {what}"), file=sys.stderr)

@@ -3,14 +3,16 @@
 import csv
 import io
 import json
+import os
 from collections.abc import Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from utils.runtime.atomic import fsync, remove_abandoned, try_lock
 from utils.runtime.errors import DamagedFile, UserError, reading
-from utils.runtime.files import SUFFIX, try_lock, write_text
+from utils.runtime.files import write_text
 from utils.runtime.identity import Identity
 from utils.runtime.ranges import COUNT, PERCENT, POSITIVE, Range, optional, require_ranges
 from utils.runtime.regular_file import read_regular
@@ -60,7 +62,12 @@ RECORD = {
 
 
 class RunDir:
-    """`results/<dataset>/<run>/seed<k>/`. The final metrics are in `results`: test.json, but for a sweep."""
+    """`results/<dataset>/<run>/seed<k>/`. The final metrics are in `results`: test.json, but for a sweep.
+
+    Two files are there only while a run is replaced. `overwrite` has the settings of the run that is to come, for
+    `--resume` to finish what `--overwrite` began. `replaced` says that what is beside it is no run any more: it is
+    the config.json of the old run, and to rename it is the one step that decides.
+    """
 
     def __init__(self, path: Path, results: str = RESULTS):
         self.path = path
@@ -68,13 +75,16 @@ class RunDir:
         self.results, self.analysis, self.tensorboard = (
             path / name for name in (results, ANALYSIS, "tensorboard")
         )
+        self.lock, self.overwrite, self.replaced = (
+            path / name for name in (".lock", ".overwrite.json", ".replaced.json")
+        )
 
     def prepare(self, identity: Identity, resume: bool, overwrite: bool, skip_finished: bool) -> str:
         """Decide what to do with the run of these settings: "start", "resume" or "skip"; writes nothing.
 
         Raises UserError where going on would lose what is there.
         """
-        if overwrite or not any((self.path / name).exists() for name in (*FILES, self.results.name)):
+        if overwrite or not self._has_epochs() or (resume and self._is_to_be_replaced(identity)):
             return "start"
         changed = identity.explain(Identity.from_record(self.read_config()))
         if changed:
@@ -87,42 +97,94 @@ class RunDir:
                 f"{self.path} holds this run, finished", "python test.py measures it, --overwrite repeats it"
             )
         if resume:
-            if not self.last.exists() and self.history.exists():
+            if not self.last.exists():
                 raise UserError(f"{self.last} is missing, so the run cannot go on", "--overwrite starts it again")
-            return "resume" if self.last.exists() else "start"
+            return "resume"
         raise UserError(
             f"{self.path} holds this run, unfinished", "--resume goes on with it, --overwrite starts again"
         )
+
+    def _has_epochs(self) -> bool:
+        """Whether something would be lost here: a run after its first epoch, or files that no run wrote."""
+        if self.replaced.exists():
+            return False
+        if self.config.exists():
+            return any(path.exists() for path in (self.history, self.last, self.results))
+        return self._has_files()
+
+    def _has_files(self) -> bool:
+        return any((self.path / name).exists() for name in (*FILES, self.results.name))
+
+    def mark_overwrite(self, identity: Identity) -> None:
+        """Record that a run of these settings is to replace what is here, which stays until that run begins."""
+        if self._has_files():
+            write_json(self.overwrite, identity.to_record())
+
+    def _is_to_be_replaced(self, identity: Identity) -> bool:
+        """Whether an earlier command was to overwrite this run by one of these settings."""
+        try:
+            new = replace(Identity.from_record(read_json(self.overwrite, identity=dict)), partial=True)
+        except UserError:
+            return False
+        return not new.differing(identity) and not (identity.partial and identity.differing(new))
+
+    def keep(self) -> None:
+        """Let the run that is here stay, also where `mark_overwrite` was to have it replaced."""
+        self.overwrite.unlink(missing_ok=True)
+
+    def require_free(self) -> None:
+        """Raise UserError while another process trains this run."""
+        if os.path.lexists(self.lock):
+            with self._lock():
+                pass
 
     @contextmanager
     def locked(self):
         """Keep other processes out of this directory; the lock ends with the process, however that ends."""
         self.path.mkdir(parents=True, exist_ok=True)
+        with self._lock():
+            remove_abandoned(self.path)
+            yield
+
+    @contextmanager
+    def _lock(self):
         with ExitStack() as stack:
             try:
-                stack.enter_context(try_lock(self.path / ".lock"))
+                stack.enter_context(try_lock(self.lock))
             except BlockingIOError:
-                raise UserError(
-                    f"another run is writing to {self.path}", "wait for it, or use another --seed"
-                ) from None
-            for stale in self.path.glob(f".*{SUFFIX}"):
-                stale.unlink()
+                what = f"another process is training {self.path}"
+                raise UserError(what, "wait for it, or use another --seed") from None
             yield
 
     def clear(self) -> None:
-        """Remove the files of an earlier run."""
-        # Results first: what is left after a kill must not look like a finished run.
+        """Remove an earlier run. Whenever that is cut short, the run is whole but for results, or it is gone.
+
+        After results and plots, which --resume makes again, it is gone by one rename; what is left then is no run.
+        """
         measured = (self.results.name, self.analysis.name, *PLOTS)
-        of_checkpoints = (
+        of_checkpoints = (  # what test.py writes
             f"{stem}.{name}" for stem in ("last", "best") for name in measured
-        )  # what test.py writes
-        for name in (*measured, *of_checkpoints, *reversed(FILES)):
+        )
+        for name in (*measured, *of_checkpoints):
+            (self.path / name).unlink(missing_ok=True)
+        if self._has_files():
+            if self.config.exists():
+                os.replace(self.config, self.replaced)
+            else:
+                write_text(self.replaced, "")
+            fsync(self.path)
+        for name in FILES:
             (self.path / name).unlink(missing_ok=True)
         for analysis in self.path.parent.parent.glob(f"*/{self.path.name}/{self.analysis.name}"):
             if self._is_compared_in(analysis):
                 analysis.unlink()
-        for events in self.tensorboard.glob("events.out.tfevents.*"):
-            events.unlink()
+        if not self.tensorboard.is_symlink():
+            for events in self.tensorboard.glob("events.out.tfevents.*"):
+                events.unlink()
+        self.overwrite.unlink(missing_ok=True)
+        if self.replaced.exists():
+            fsync(self.path)  # all that is gone must be gone after a power cut, too
+            self.replaced.unlink()
 
     def _is_compared_in(self, analysis: Path) -> bool:
         """Whether the analysis of another run compares it with this one."""

@@ -4,6 +4,8 @@ import time
 from dataclasses import asdict
 from typing import Any
 
+import torch
+
 from utils.runtime.checkpoint import map_tensors, save_checkpoint
 from utils.runtime.run_dir import EpochRecord, RunDir
 from utils.training.state import TrainState
@@ -31,6 +33,7 @@ class CheckpointWriter:
         """Write the state after this epoch, or copy it to be written later."""
         state, schedule = self.state, self.state.schedule
         content = self.content | {"epoch": state.epoch, "metrics": asdict(state.history[-1])}
+        content["threads"] = torch.get_num_threads()  # of the CPU: another number gives other last bits
         now = state.epoch == schedule.epochs or time.monotonic() - self.written_at >= self.every
         weights, to_resume = state.result.state_dict(), state.state_dict()
         if not now:  # the next epoch changes them

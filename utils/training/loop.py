@@ -144,5 +144,5 @@ def _train_epoch(epoch: int, step: Step, run: Callable[[Tensor], None], options:
 
 def _require_finite(value: float, epoch: int, state: TrainState) -> None:
     if not math.isfinite(value):
-        hint = f"try a --lr below {state.schedule.lr:g}"
+        hint = f"try a --lr below {state.schedule.lr:g}" + ", with --overwrite" * (state.epoch > 0)
         raise UserError(f"the loss is no longer finite in epoch {epoch + 1}", hint)

@@ -2,6 +2,8 @@
 
 import sys
 import time
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import TypeVar
 
 from tqdm import tqdm
 
@@ -10,6 +12,8 @@ from utils.runtime.run_dir import EpochRecord
 
 ESTIMATE_AFTER = 5.0  # seconds of training
 LONG = 20 * 60.0  # seconds, from which a CPU user is told what would be faster
+
+Run = TypeVar("Run")
 
 
 def duration(seconds: float) -> str:
@@ -28,6 +32,30 @@ def print_header(title: str, rows: dict[str, str]) -> None:
     for name, value in rows.items():
         print(f"  {name:<10} {value}")
     print(flush=True)
+
+
+def in_turn(
+    runs: Sequence[Run], actions: Sequence[str], kinds: Callable[[Run], Sequence[Hashable]]
+) -> Iterator[Run]:
+    """Yield several runs, each after a line of its number and, where it can be told, of the time to expect.
+
+    `actions` are what will be done with each: "start", "resume" or "skip". `kinds(run)` are its kinds, the
+    narrowest first: a run is expected to take what the last one of its kind took that was trained from its start.
+    Nothing is said as long as there was none for some run.
+    """
+    seconds: dict[Hashable, float] = {}  # by kind
+    for number, (run, action) in enumerate(zip(runs, actions, strict=True)):
+        todo = [other for other, its in zip(runs[number:], actions[number:], strict=True) if its != "skip"]
+        known = [next((seconds[kind] for kind in kinds(other) if kind in seconds), None) for other in todo]
+        line = f"\nrun {number + 1} of {len(runs)}"
+        if action != "skip" and None not in known:
+            line += f"; about {duration(sum(known))} to go for all of them"
+        if len(runs) > 1:
+            print(line, flush=True)
+        started = time.perf_counter()
+        yield run
+        if action == "start":
+            seconds |= dict.fromkeys(kinds(run), time.perf_counter() - started)
 
 
 class TrainingDisplay:

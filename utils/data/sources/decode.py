@@ -44,6 +44,20 @@ RANGES = (1, 2**8 - 1, 2**12 - 1, 2**16 - 1, 2**31 - 1, 2**32 - 1)
 FLAT = 4  # grey levels; an image that spans no more is of one colour to the eye
 FLAT_DEEP = 16  # levels that 12 bits span when only the upper 8 of 16 bits are read
 
+# What `decode_image` does, in its order, for those who make the input of a network elsewhere.
+STEPS = {
+    "jpeg": "may be decoded at 1/2, 1/4 or 1/8 of its size, as long as both sides are at least twice the input's",
+    "orientation": "turned upright by the EXIF tag",
+    "depth": "values of more than 8 bits: from 0 to the range that the file states, else to the first of 1, 255, "
+    "4095, 65535, 2^31-1 and 2^32-1 that holds them all, becomes 0 to 255; to their largest where they use less "
+    "than a sixteenth of it, from their smallest where some are negative",
+    "transparency": "laid over white",
+    "colour": "converted to RGB as Pillow does",
+    "crop": "the largest square in the middle",
+    "resize": "to the size of the input, bicubic with antialiasing, whose kernel reaches beyond the edges of the "
+    "square (Pillow's ImageOps.fit with BICUBIC)",
+}
+
 
 @cache
 def is_image(ending: str) -> bool:
@@ -97,8 +111,16 @@ def decode_image(path: Path, size: int) -> np.ndarray:
             return _square(image, size)
 
 
+def reason_of(error: Exception, path: Path) -> str:
+    """Why the file could not be decoded, in words, from one of `DECODER_ERRORS`."""
+    text = getattr(error, "strerror", None) or str(error).replace(repr(str(path)), "")
+    return " ".join(text.split()).rstrip(": ") or type(error).__name__
+
+
 def _open(path: Path) -> Image.Image:
     require_regular(path, LARGEST_IMAGE)
+    if path.stat().st_size == 0:  # as what is in /proc claims to be, some of which waits when it is read
+        raise OSError(f"{str(path)!r} is empty")
     # By name, because a file's content decides over its ending: PostScript named .jpg would start a program.
     Image.init()
     return Image.open(path, formats=[kind for kind in Image.ID if kind not in NOT_IMAGES])

@@ -15,11 +15,13 @@ from tqdm import tqdm
 
 from utils.data.image_set import ImageSet
 from utils.data.sources import Parts, Request
-from utils.data.sources.decode import DECODER_ERRORS, decode_image, is_flattened, quiet_decoders
+from utils.data.sources.decode import DECODER_ERRORS, decode_image, is_flattened, quiet_decoders, reason_of
 from utils.data.sources.image_cache import Decoded, ImageCache, rows_by_key
 from utils.data.sources.scan import LAYOUT, Part, folders_in, listed, one_line, scan
 from utils.runtime.errors import UserError
 from utils.runtime.files import write_text
+from utils.runtime.regular_file import open_regular
+from utils.runtime.system import physical_memory
 
 IMBALANCE = 10  # times as many images in one class as in another, from which on it is said
 LARGE_ARRAY = 1e9  # bytes
@@ -111,7 +113,7 @@ def _check_size(count: int, request: Request) -> None:
     needed = count * size**2 * 3
     if needed < LARGE_ARRAY:
         return
-    memory = _physical_memory()
+    memory = physical_memory()
     what = (
         f"{count} images of {size}x{size} pixels take {needed / 1e9:.1f} GB of memory, and of disk for the cache"
     )
@@ -119,13 +121,6 @@ def _check_size(count: int, request: Request) -> None:
         hint = "a smaller --image-size takes less by its square; --limit takes fewer images"
         raise UserError(f"{what}; this machine has {memory / 1e9:.1f} GB of memory", hint)
     print(f"note: {what} (a smaller --image-size takes less by its square)", flush=True)
-
-
-def _physical_memory() -> int:
-    """Bytes, or 0 where the system does not tell."""
-    with suppress(AttributeError, ValueError, OSError):
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return 0
 
 
 def _pixels(part: Part, chosen: list[int], size: int, problems: Problems) -> tuple[Tensor, np.ndarray]:
@@ -183,8 +178,7 @@ def _decode(
             else:
                 images[index], flat[index] = cached.images[row], cached.flat[row]
         except DECODER_ERRORS as error:
-            reason = " ".join(str(error).replace(repr(str(paths[index])), "").split()).rstrip(": ")
-            return index, reason or type(error).__name__
+            return index, reason_of(error, paths[index])
         contents[index] = np.frombuffer(key, np.uint8)
         valid[index] = True
         return index, ""
@@ -229,7 +223,7 @@ def _write_list(unreadable: list[tuple[Path, str]], data_dir: Path) -> Path:
 def _is_own_list(path: Path) -> bool:
     if not path.is_file():  # a pipe would be waited for
         return False
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         return file.read(len(LIST_HEADER)) == LIST_HEADER.encode()
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from utils.data.sources.decode import DECODER
 from utils.data.sources.scan import Part
 from utils.runtime.files import DamagedFile, read_tensors, write_tensors
+from utils.runtime.regular_file import LARGEST_IMAGE, read_regular
 
 KEY_BYTES = 16
 TIMES = 8  # by which a cache may exceed the images that are there now: others may have been removed since
@@ -64,12 +65,8 @@ class ImageCache:
         return hashlib.sha256(f"{DECODER} {self.image_size} ".encode() + data)
 
     def content_key(self, path: Path) -> bytes:
-        """The key of the content of a file. Raises OSError where it cannot be read."""
-        digest = self._key()
-        with open(path, "rb") as file:
-            while block := file.read(2**20):
-                digest.update(block)
-        return digest.digest()[:KEY_BYTES]
+        """The key of the content of a file. Raises OSError or DamagedFile where it cannot be read."""
+        return self._key(read_regular(path, LARGEST_IMAGE)).digest()[:KEY_BYTES]
 
     def read(self) -> tuple[Decoded, np.ndarray]:
         """What is cached, its images memory-mapped, and the row of each file of the part in it.

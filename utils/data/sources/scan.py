@@ -4,7 +4,7 @@ import os
 import re
 import shlex
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -135,6 +135,18 @@ def _scan_part(folder: Path, passed_over: PassedOver) -> Part:
     if direct:
         passed_over.counts[f"directly in {folder.name}/, in no class"] += direct
     return Part(folder, files)
+
+
+def find_images(paths: Iterable[Path]) -> tuple[list[Path], PassedOver]:
+    """All images in the folders among `paths` and those in them, and the files among `paths`, whatever they are.
+
+    Each once, and with what was passed over.
+    """
+    passed_over, files = PassedOver(), {}
+    for path in paths:
+        inside = (Path(entry.path) for entry in _walk(str(path), passed_over, ())) if path.is_dir() else (path,)
+        files |= dict.fromkeys(inside)
+    return list(files), passed_over
 
 
 def _entries(folder: str | Path) -> list[os.DirEntry]:
