@@ -58,8 +58,9 @@ def table(rows: list[Row]) -> str:
 
 
 def terminal_table(rows: list[Row]) -> list[str]:
-    """The lines of the same table and of each gain for a terminal."""
-    return ["", *align(_cells(rows)).splitlines(), "", *summarise_gains(rows)]
+    """The lines of the same table, without the names of teachers, and of each gain for a terminal."""
+    cells = [{title: text for title, text in row.items() if title != TEACHER} for row in _cells(rows)]
+    return ["", *align(cells).splitlines(), "", *summarise_gains(rows)]
 
 
 def _cells(rows: list[Row]) -> list[dict[str, str]]:
