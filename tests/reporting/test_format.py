@@ -52,19 +52,6 @@ def test_a_column_in_which_every_row_has_all_images_among_the_first_five_is_left
     assert [("top-5 (%)" in row, row["epochs"]) for row in rows] == [(there, "3")] * 2
 
 
-def test_a_terminal_has_columns_as_wide_as_their_cells_and_long_titles_in_two_lines():
-    rows = [
-        {"model": "teacher", "top-1 (%)": "90.10", "gain over it": ""},
-        {"model": "student", "top-1 (%)": "9.25", "gain over it": "+0.15"},
-    ]
-    assert align(rows).splitlines() == [
-        "         top-1     gain",
-        "model      (%)  over it",
-        "teacher  90.10",
-        "student   9.25    +0.15",
-    ]
-
-
 @pytest.mark.parametrize(
     ("text", "escaped"),
     [
@@ -94,3 +81,16 @@ def test_cells_and_titles_of_a_markdown_table_are_escaped_and_one_column_is_bold
 def test_a_code_span_ends_where_it_should():
     assert code("0.1 * CE | <b>") == "`0.1 * CE | <b>`"
     assert code("a`b``c\n") == "``` a`b``c\\n ```"
+
+
+def test_a_terminal_has_columns_as_wide_as_their_cells_and_long_titles_in_two_lines():
+    rows = [
+        {"model": "teacher", "top-1 (%)": "90.10", "gain over it": ""},
+        {"model": "student", "top-1 (%)": "9.25", "gain over it": "+0.15"},
+    ]
+    assert align(rows).splitlines() == [
+        "         top-1     gain",
+        "model      (%)  over it",
+        "teacher  90.10",
+        "student   9.25    +0.15",
+    ]

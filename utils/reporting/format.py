@@ -73,21 +73,6 @@ def markdown_table(rows: Sequence[Mapping[str, str]], strong: str = "") -> str:
     return "\n".join([head, "|:--|" + "--:|" * (len(rows[0]) - 1), *body])
 
 
-def align(rows: Sequence[Mapping[str, str]]) -> str:
-    """A table of `rows` for a terminal: columns as wide as what is in them, long titles in two lines."""
-    columns = []
-    for title in rows[0]:
-        cells = [row[title] for row in rows]
-        width = max(len(title) // 2 + 1, *map(len, (*title.split(), *cells)))
-        columns.append((textwrap.wrap(title, width), cells, ">" if columns else "<", width))
-    height = max(len(titles) for titles, *_ in columns)
-    texts = [
-        [f"{cell:{side}{width}}" for cell in (*[""] * (height - len(titles)), *titles, *cells)]
-        for titles, cells, side, width in columns
-    ]
-    return "\n".join("  ".join(row).rstrip() for row in zip(*texts, strict=True))
-
-
 def markdown(text: object) -> str:
     """Any text as it is to be read in a Markdown page: no part of it becomes markup, a link, an image or HTML.
 
@@ -105,6 +90,21 @@ def code(text: object) -> str:
     text = printable(text)
     fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
     return f"{fence} {text} {fence}" if "`" in text else f"{fence}{text}{fence}"
+
+
+def align(rows: Sequence[Mapping[str, str]]) -> str:
+    """A table of `rows` for a terminal: columns as wide as what is in them, long titles in two lines."""
+    columns = []
+    for title in rows[0]:
+        cells = [row[title] for row in rows]
+        width = max(len(title) // 2 + 1, *map(len, (*title.split(), *cells)))
+        columns.append((textwrap.wrap(title, width), cells, ">" if columns else "<", width))
+    height = max(len(titles) for titles, *_ in columns)
+    texts = [
+        [f"{cell:{side}{width}}" for cell in (*[""] * (height - len(titles)), *titles, *cells)]
+        for titles, cells, side, width in columns
+    ]
+    return "\n".join("  ".join(row).rstrip() for row in zip(*texts, strict=True))
 
 
 def spread(values: Sequence[float | None], digits: int = 2) -> str:

@@ -54,12 +54,13 @@ def write_report(dataset_dir: Path) -> Path:
 
 def table(rows: list[Row]) -> str:
     """The table in Markdown; accuracies are percent on the test images after the last epoch."""
-    return markdown_table(_cells(rows), "top-1 (%)")
+    return markdown_table(_cells(rows), strong="top-1 (%)")
 
 
 def terminal_table(rows: list[Row]) -> list[str]:
-    """The lines of the same table and of each gain for a terminal."""
-    return ["", *align(_cells(rows)).splitlines(), "", *summarise_gains(rows)]
+    """The lines of the same table, without the names of teachers, and of each gain for a terminal."""
+    cells = [{title: text for title, text in row.items() if title != TEACHER} for row in _cells(rows)]
+    return ["", *align(cells).splitlines(), "", *summarise_gains(rows)]
 
 
 def _cells(rows: list[Row]) -> list[dict[str, str]]:
@@ -97,10 +98,10 @@ def read_table(dataset_dir: Path) -> tuple[list[Row], list[LeftOut]]:
 
 
 def read_rows(dataset_dir: Path, hint: str = "python train.py --all") -> list[Row]:
-    """The rows of `read_table`. Raises UserError, with `hint`, where there is none."""
-    rows, _ = read_table(dataset_dir)
+    """The rows of `read_table`. Where there is none, raises UserError with `hint`, or of the first left out."""
+    rows, left_out = read_table(dataset_dir)
     if not rows:
-        raise UserError(f"{dataset_dir} holds no finished run", hint)
+        raise left_out[0].error if left_out else UserError(f"{dataset_dir} holds no finished run", hint)
     return rows
 
 
