@@ -3,7 +3,14 @@
 import torch
 from torch import Tensor
 
-from utils.losses.functional import at_least_float32, log_probabilities, standardise, target_of, without_target
+from utils.losses.functional import (
+    at_least_float32,
+    kl_of_logs,
+    log_probabilities,
+    standardise,
+    target_of,
+    without_target,
+)
 from utils.losses.method import Method, at_least, temperature_of
 from utils.losses.outputs import Outputs
 
@@ -65,6 +72,4 @@ def masked_correlation(student: Tensor, teacher: Tensor, labels: Tensor, tempera
         log_probabilities((at_least_float32(each) / temperature).masked_fill(~below, lowest))
         for each in (student, teacher)
     )
-    # Where no class is below, nothing is left of the row.
-    difference = (log_t - log_s).masked_fill(~below, 0)
-    return (log_t.exp() * difference).sum(1).mean()
+    return kl_of_logs(log_s, log_t).mean()  # of a row where no class is below, both are all the same
