@@ -3,15 +3,17 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from toys import CPU
+from toys import CPU, change_json
 
 from models import build_model
 from utils.data.batches import Normalise
 from utils.data.sources.shapes import draw
+from utils.reporting.table import finished_runs
 from utils.runtime.checkpoint import load_checkpoint, restore_network
 from utils.runtime.errors import UserError
 from utils.runtime.run_dir import RunDir
@@ -226,3 +228,75 @@ def test_an_analysis_that_compares_with_an_overwritten_run_goes_with_it(copy):
     RunDir(copy / "student-cnn_tiny/seed0").clear()
     assert not (copy / "kd-cnn_tiny-t5/seed0/analysis.json").exists()
     assert (copy / "kd-cnn_tiny-t5/seed1/analysis.json").exists()
+
+
+def test_a_run_records_the_hash_of_the_weights_that_it_was_measured_on(results):
+    for run in results[0].glob("*/seed*"):
+        weights = load_checkpoint(run / "last.pt")["sha256"]
+        assert json.loads((run / "test.json").read_text())["weights_sha256"] == weights
+        assert json.loads((run / "analysis.json").read_text())["weights_sha256"] == weights
+
+
+@pytest.mark.parametrize("other", ["student-cnn_tiny/seed1/last.pt", "teacher-cnn/seed0/last.pt"])
+def test_a_checkpoint_put_in_the_place_of_another_runs_is_not_measured_as_that_run(copy, other):
+    run = RunDir(copy / "student-cnn_tiny/seed0")
+    before = run.results.read_bytes()
+    shutil.copy(copy / other, run.last)
+    evaluator = Evaluator({}, CPU, build_model)
+    with pytest.raises(
+        UserError, match=rf"seed0/last\.pt is of the run {other[:-8]} .*put the checkpoint of this run"
+    ):
+        evaluator.evaluate(run.last, run)
+    assert run.results.read_bytes() == before
+    distilled = RunDir(copy / "kd-cnn_tiny-t5/seed0")
+    assert evaluator.evaluate(distilled.last, distilled)["baseline"] is None
+
+
+def test_other_weights_than_those_of_the_metrics_are_not_measured_as_that_run(copy):
+    run = RunDir(copy / "student-cnn_tiny/seed0")
+    content = torch.load(run.last, weights_only=True)
+    content.pop("checksum")
+    next(iter(content["model"].values())).add_(0.01)
+    torch.save(content, run.last)
+    with pytest.raises(UserError, match=r"last\.pt has other weights than .*test\.json was measured on"):
+        Evaluator({}, CPU, build_model).evaluate(run.last, run)
+    run.results.unlink()  # of an unfinished run, nothing is known
+    assert Evaluator({}, CPU, build_model).evaluate(run.last, run)["images"] == 300
+
+
+def test_metrics_that_cannot_be_are_measured_again(copy):
+    run = RunDir(copy / "student-cnn_tiny/seed0")
+    before = run.results.read_text()
+    change_json(run.results, top1=999)
+    Evaluator({}, CPU, build_model).evaluate(run.last, run)
+    assert run.results.read_text() == before
+
+
+def test_a_copy_under_another_seed_is_an_error_and_all_other_runs_are_measured(copy, capsys):
+    first, second = (RunDir(copy / f"student-cnn_tiny/seed{seed}") for seed in range(2))
+    for name in ("config.json", "test.json", "history.csv", "last.pt"):
+        shutil.copy(first.path / name, second.path / name)
+    config = json.loads(second.config.read_text())
+    change_json(second.config, identity=config["identity"] | {"seed": 1})
+    change(second.last, seed=1)
+    measured, failed = Evaluator({}, CPU, build_model).evaluate_all(finished_runs(copy, ""))
+    assert sorted(run.path for run in failed) == [first.path, second.path]
+    assert len(measured) == 4
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{first.path} and {second.path} have equal weights" in line
+
+
+def test_images_of_other_content_are_not_compared_even_if_their_labels_are_the_same(copy):
+    run, evaluator = RunDir(copy / "kd-cnn_tiny-t5/seed0"), Evaluator({}, CPU, build_model)
+    baseline = evaluator.network(copy / "student-cnn_tiny/seed0/last.pt")
+    baseline.test = replace(baseline.test, images=255 - baseline.test.images)
+    assert evaluator.evaluate(run.last, run)["baseline"] is None
+
+
+def test_a_run_records_its_folder_and_what_its_teacher_was_trained_with(results):
+    config = json.loads((results[0] / "kd-cnn_tiny-t5/seed1/config.json").read_text())
+    of_teacher = json.loads((results[0] / "teacher-cnn/seed1/config.json").read_text())
+    assert (config["run"], of_teacher["run"]) == ("kd-cnn_tiny-t5", "teacher-cnn")
+    assert config["teacher_run"]["identity"] == of_teacher["identity"]
+    weights = json.loads((results[0] / "teacher-cnn/seed1/test.json").read_text())["weights_sha256"]
+    assert config["identity"]["teacher_sha256"] == weights[:16]

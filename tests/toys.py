@@ -1,5 +1,6 @@
 """Small networks and images that train in moments, and finished runs that nobody trained."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -107,6 +108,11 @@ def assert_same_weights(first: dict, second: dict) -> None:
 def epoch_records(epochs: int = 3, val: bool = True) -> list[EpochRecord]:
     measured = (1.5, 50.0, 90.0) if val else (None, None, None)
     return [EpochRecord(e + 1, 0.1, 2.0 - e / 10, 40.0 + e, 80.0, *measured, 12.345) for e in range(epochs)]
+
+
+def change_json(path: Path, **changes) -> None:
+    """Change entries of a JSON file."""
+    write_json(path, json.loads(path.read_text(encoding="utf-8", errors="surrogateescape")) | changes)
 
 
 IDENTITY = {"role": "student", "network": "cnn", "epochs": 3, "seed": 0}

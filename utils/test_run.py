@@ -21,13 +21,20 @@ from utils.evaluation.analysis import analyse, compare_with_baseline, compare_wi
 from utils.evaluation.cost import measure_costs
 from utils.evaluation.metrics import format_metrics
 from utils.reporting.diagnostics import plot_confusion, plot_mistakes, plot_reliability
-from utils.runtime.checkpoint import BuildModel, complete_checkpoint, load_checkpoint, restore_network
+from utils.reporting.rows import find_copies, read_run
+from utils.runtime.checkpoint import (
+    BuildModel,
+    complete_checkpoint,
+    load_checkpoint,
+    restore_network,
+    weights_sha256,
+)
 from utils.runtime.device import Compute
 from utils.runtime.errors import UserError
 from utils.runtime.identity import Identity
 from utils.runtime.normalisation import Explicit
 from utils.runtime.program import describe
-from utils.runtime.run_dir import ANALYSIS, PLOTS, RESULT_KEYS, RESULTS, RunDir, write_json
+from utils.runtime.run_dir import ANALYSIS, PLOTS, RESULT_KEYS, RESULTS, WEIGHTS, RunDir, write_json
 from utils.training.progress import print_header
 
 READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -45,6 +52,7 @@ class Network:
     test: ImageSet
     logits: Tensor  # float32 [N, C]
     labels: Tensor  # int64 [N]
+    sha256: str  # of its weights
 
     @property
     def architecture(self) -> tuple[str, int, int]:
@@ -89,7 +97,8 @@ class Evaluator:
                     )
             batches = evaluation_batches(test, Normalise(checkpoint["mean"], checkpoint["std"]))
             outputs = predict(model, batches, self.compute)
-            self.networks[path] = Network(path, checkpoint, model, where["dataset"], test, *outputs)
+            sha256 = weights_sha256(checkpoint["model"])
+            self.networks[path] = Network(path, checkpoint, model, where["dataset"], test, *outputs, sha256)
         return self.networks[path]
 
     def restore(self, path: Path) -> tuple[dict[str, Any], nn.Module]:
@@ -123,9 +132,12 @@ class Evaluator:
         """Measure the network in `path` and write its analysis and plots.
 
         They go to the run directory `run` where that run is finished and was measured on the same images, else
-        beside the checkpoint, with its name in front, where that is a run directory. Returns the analysis.
+        beside the checkpoint, with its name in front, where that is a run directory. Returns the analysis. Raises
+        UserError for a checkpoint that is not the one that `run` trained.
         """
         network = self.network(path)
+        if run is not None:
+            require_own(network, run)
         print_header(str(path), {"network": network.checkpoint["model_name"], "device": str(self.compute)})
         analysis = analyse(network.logits, network.labels, network.checkpoint["class_names"])
         for mistake in analysis["mistakes"] if network.test.files else ():
@@ -134,7 +146,7 @@ class Evaluator:
         analysis |= self.costs[network.architecture]
         of = network.checkpoint
         analysis |= {"model": of["model_name"], "epoch": of["epoch"], "dataset": network.dataset}
-        analysis |= {"checkpoint": str(path), "teacher": None, "baseline": None}
+        analysis |= {WEIGHTS: network.sha256, "checkpoint": str(path), "teacher": None, "baseline": None}
         if run is not None:
             analysis |= self._comparisons(network, run)
         own = run is not None and self._is_result_of_run(network)
@@ -163,20 +175,28 @@ class Evaluator:
         self.costs |= zip(new, measure_costs(sized, self.compute), strict=True)
 
     def evaluate_all(self, runs: list[RunDir]) -> tuple[dict[str, dict[str, Any]], list[RunDir]]:
-        """Measure the last network of each run: brief analysis by path, and the runs where that failed."""
-        measured, failed = {}, []
+        """Measure the last network of each run: brief analysis by path, and the runs where that failed.
+
+        A run that the table leaves out counts as one of these.
+        """
+        measured, rows, failed = {}, [], []
         for run in runs:
             with suppress(UserError, OSError):  # reported below
                 self.network(run.last)
         self._measure_costs(self.networks.values())
         for run in runs:
             try:
-                measured[str(run.path)] = brief(self.evaluate(run.last, run))
+                analysis = brief(self.evaluate(run.last, run))
+                rows.append(read_run(run))
+                measured[str(run.path)] = analysis
             except Exception as error:  # whatever it is, the other runs are measured
                 what, hint = describe(error)
                 text = f"{what} (hint: {hint})" if hint else what
                 print(f"warning: {run.path} is not measured: {text}", file=sys.stderr)
                 failed.append(run)
+        for copies in find_copies(rows):
+            print(copies, file=sys.stderr)
+            failed += [run for run in copies.runs if measured.pop(str(run.path), None)]
         return measured, failed
 
     def _is_result_of_run(self, network: Network) -> bool:
@@ -196,7 +216,7 @@ class Evaluator:
         single = "teacher" in own.values and "teacher_mix" not in own.values
         for path in (beside, Path(record.get("teacher_path", beside))) if single else ():
             other = self._other(path, network)
-            if other is not None and other.checkpoint["sha256"][:16] == own["teacher_sha256"]:
+            if other is not None and other.sha256[:16] == own.get("teacher_sha256"):
                 metrics = compare_with_teacher(network.logits, other.logits, network.labels)
                 compared["teacher"] = {"run": path.parent.parent.name} | metrics
                 break
@@ -204,7 +224,7 @@ class Evaluator:
             print(f"not compared with the teacher: it is not at {beside}, or has been trained again since")
         path = dataset_dir / f"student-{own['network']}" / seed / "last.pt"
         other = self._other(path, network)
-        if other is not None and Identity.from_record(other.checkpoint["config"]).same_but_for_teaching(own):
+        if other is not None and _is_baseline(other, own, RunDir(path.parent)):
             classes = network.checkpoint["num_classes"]
             metrics = compare_with_baseline(network.logits, other.logits, network.labels, classes)
             compared["baseline"] = {"run": path.parent.parent.name} | metrics
@@ -221,7 +241,8 @@ class Evaluator:
         except UserError:  # no checkpoint of this program: a plain state_dict teaches, but is of no known images
             return None
         finished = other.checkpoint["epoch"] == other.checkpoint["config"]["identity"]["epochs"]
-        return other if finished and torch.equal(other.labels, network.labels) else None
+        same_images = other.test is network.test or other.test.fingerprint() == network.test.fingerprint()
+        return other if finished and same_images else None
 
     def _draw(self, network: Network, analysis: dict[str, Any], folder: Path, prefix: str) -> None:
         reliability, confusion, mistakes = (folder / f"{prefix}{name}" for name in PLOTS)
@@ -266,6 +287,35 @@ def _note_data_dir(recorded: str, used: str) -> None:
     """Said once for each pair of folders."""
     text = f"trained on images in {recorded}; tested on those in {used}, as --data-dir says"
     print(f"note: {text}", file=sys.stderr)
+
+
+def require_own(network: Network, run: RunDir) -> None:
+    """Raise UserError unless the network is that of which config.json and test.json of `run` tell."""
+    path, record = network.path, network.checkpoint["config"]
+    config = run.read_config() if run.config.exists() else None
+    if config is not None:
+        run.require_own(config)
+    run.require_own(record, path)
+    hint = "put the checkpoint of this run back, or --overwrite makes the run again"
+    if config is not None:
+        changed = Identity.from_record(config).explain(Identity.from_record(record))
+        if changed:
+            raise UserError(f"{path} is of another run than {run.config}: {', '.join(changed)}", hint)
+    weights = None
+    if run.results.exists():
+        with suppress(UserError):  # what is damaged is written again
+            weights = run.read_results().get(WEIGHTS)
+    if weights not in (None, network.sha256):
+        raise UserError(f"{path} has other weights than {run.results} was measured on", hint)
+
+
+def _is_baseline(other: Network, own: Identity, run: RunDir) -> bool:
+    """Whether `other` is the student alone of `run`, with the recipe of the student with the identity `own`."""
+    try:
+        require_own(other, run)
+    except UserError:
+        return False
+    return Identity.from_record(other.checkpoint["config"]).same_but_for_teaching(own)
 
 
 def summary(analysis: dict[str, Any]) -> list[str]:

@@ -23,12 +23,12 @@ from utils.losses.method import CrossEntropy, Method
 from utils.reporting.curves import plot_run
 from utils.reporting.format import duplicates_text
 from utils.reporting.sweep import VALIDATION
-from utils.runtime.checkpoint import BuildModel, load_checkpoint, require_fit
+from utils.runtime.checkpoint import BuildModel, load_checkpoint, require_fit, weights_sha256
 from utils.runtime.device import Compute
 from utils.runtime.errors import UserError
 from utils.runtime.files import DamagedFile
 from utils.runtime.identity import SETTING, Identity
-from utils.runtime.run_dir import RESULT_KEYS, RunDir, write_json
+from utils.runtime.run_dir import RESULT_KEYS, WEIGHTS, RunDir, write_json
 from utils.training.checkpoint_writer import EVERY, CheckpointWriter
 from utils.training.loop import LoopOptions, fit
 from utils.training.progress import TrainingDisplay, print_header
@@ -55,14 +55,14 @@ class Run:
 
     def record(self) -> dict[str, Any]:
         """What config.json and each checkpoint say of the run's settings."""
-        paths = {"data_dir": self.config.data_dir}
+        paths = {"run": self.config.run_dir.parent.name, "data_dir": self.config.data_dir}
         data = {"data": self.dataset.counts(), "duplicates": self.dataset.duplicates}
         record = self.identity.to_record() | data | paths
         if self.teacher is not None:
             teacher = {"sha256": self.teacher.sha256, "note": self.teacher.note} | self.check.record()
             record |= {"teacher": teacher}
             if isinstance(self.teacher, LiveTeacher):  # what test.py compares the student with
-                record |= {"teacher_path": str(self.teacher.path)}
+                record |= {"teacher_path": str(self.teacher.path), "teacher_run": self.teacher.run}
         return record
 
 
@@ -235,7 +235,8 @@ def _finish(run: Run, state: TrainState) -> None:
     batches = dataset.val_batches() if config.swept else dataset.test_batches()
     analysis = analyse(*predict(state.result, batches, run.compute), dataset.train.class_names)
     analysis |= {"parameters": count_parameters(state.model), "epoch": state.epoch}
-    analysis |= {"model": config.network, "dataset": config.dataset}
+    weights = {name: tensor.cpu() for name, tensor in state.result.state_dict().items()}
+    analysis |= {"model": config.network, "dataset": config.dataset, WEIGHTS: weights_sha256(weights)}
     metrics = {name: analysis[name] for name in RESULT_KEYS}
     try:
         test = None if config.swept else metrics

@@ -2,7 +2,17 @@
 
 import pytest
 
-from utils.reporting.format import align, fixed, format_gain, leave_out_top5, markdown_table, short, spread
+from utils.reporting.format import (
+    align,
+    code,
+    fixed,
+    format_gain,
+    leave_out_top5,
+    markdown,
+    markdown_table,
+    short,
+    spread,
+)
 from utils.reporting.statistics import paired_gain
 
 
@@ -40,6 +50,37 @@ def test_a_markdown_table_has_names_on_the_left_and_numbers_on_the_right():
 def test_a_column_in_which_every_row_has_all_images_among_the_first_five_is_left_out(cells, there):
     rows = leave_out_top5([{"model": "cnn", "top-5 (%)": cell, "epochs": "3"} for cell in cells])
     assert [("top-5 (%)" in row, row["epochs"]) for row in rows] == [(there, "3")] * 2
+
+
+@pytest.mark.parametrize(
+    ("text", "escaped"),
+    [
+        ("student cnn_tiny, KD at T = 5, 0.1 * 2 (+4.80 ± 1.52)", None),  # nothing in it is markup
+        ("a|b", r"a\|b"),
+        ("a\n# b\r\tc", r"a\\n\# b\\r\\tc"),
+        ("<img src=x>&lt;", r"\<img src=x\>\&lt;"),
+        ("![a](b) [c][d]", r"!\[a\](b) \[c\]\[d\]"),
+        ("`x` *a* **b** _c_ ~~d~~ $e$", r"\`x\` \*a\* \*\*b\*\* \_c\_ \~\~d\~\~ \$e\$"),
+        (r"\| and \\", r"\\\| and \\\\"),
+        ("https://a.b www.a.b @c", r"https\://a.b www\.a.b \@c"),
+        ("\x1b[31m\u202eabc\udcff", r"\\x1b\[31m\\u202eabc\\udcff"),
+        ("- a", r"\- a"),
+        (" * a", r"\* a"),
+        ("12. a", r"12\. a"),
+    ],
+)
+def test_text_becomes_no_markup_in_markdown_and_what_is_none_stays_readable(text, escaped):
+    assert markdown(text) == (text if escaped is None else escaped)
+
+
+def test_cells_and_titles_of_a_markdown_table_are_escaped_and_one_column_is_bold():
+    table = markdown_table([{"mo|del": "<b>\n|", "top-1 (%)": "9*"}], "top-1 (%)")
+    assert table == "| mo\\|del | top-1 (%) |\n|:--|--:|\n| \\<b\\>\\\\n\\| | **9\\*** |"
+
+
+def test_a_code_span_ends_where_it_should():
+    assert code("0.1 * CE | <b>") == "`0.1 * CE | <b>`"
+    assert code("a`b``c\n") == "``` a`b``c\\n ```"
 
 
 def test_a_terminal_has_columns_as_wide_as_their_cells_and_long_titles_in_two_lines():

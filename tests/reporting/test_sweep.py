@@ -4,12 +4,11 @@ import re
 import pytest
 import torch
 from PIL import Image
-from toys import finished_run
+from toys import change_json, finished_run
 
 from utils.reporting.sweep import VALIDATION, write_sweep
+from utils.runtime.errors import UserError
 from utils.runtime.run_dir import RunDir
-
-pytestmark = pytest.mark.slow
 
 WORDS = "--dataset shapes --limit 300 --teacher cnn --student cnn_tiny --epochs 2".split()
 GRID = ["--sweep", "--temp", 2, 20, "--alpha", 0.5, 1]
@@ -24,11 +23,13 @@ def swept(command, tmp_path_factory):
     return folder, missing.stderr, command("train.py", *words, *GRID).stdout
 
 
+@pytest.mark.slow
 def test_a_sweep_needs_a_teacher_and_names_the_command_for_it(swept):
     assert swept[1].startswith("error: --sweep needs a trained teacher")
     assert "python train.py --tto True" in swept[1]
 
 
+@pytest.mark.slow
 def test_every_point_is_ranked_by_the_validation_accuracy_of_its_last_epoch(swept):
     folder, _, output = swept
     page = (folder / "shapes/sweep/README.md").read_text()
@@ -46,6 +47,7 @@ def test_every_point_is_ranked_by_the_validation_accuracy_of_its_last_epoch(swep
     assert (folder / "shapes/sweep/heatmap.png").stat().st_size > 5000
 
 
+@pytest.mark.slow
 def test_no_run_of_a_sweep_has_results_on_test_images_or_gets_into_the_table(swept, command):
     folder, _, output = swept
     assert not list(folder.glob("shapes/sweep/**/test.json"))
@@ -53,12 +55,14 @@ def test_no_run_of_a_sweep_has_results_on_test_images_or_gets_into_the_table(swe
     assert "kd-cnn" not in (folder / "shapes/README.md").read_text()
 
 
+@pytest.mark.slow
 def test_all_points_share_the_teachers_outputs(swept):
     _, _, output = swept
     there = re.findall(r"outputs .*, (\d) there already", output)
     assert there == ["0", "2", "2", "2"]
 
 
+@pytest.mark.slow
 def test_a_sweep_goes_on_where_it_was_stopped(swept, command):
     folder, _, _ = swept
     words = [*WORDS, *GRID, "--results-dir", folder, "--resume"]
@@ -71,6 +75,7 @@ def test_a_sweep_goes_on_where_it_was_stopped(swept, command):
     assert torch.load(run / "last.pt", weights_only=True)["sha256"] == before
 
 
+@pytest.mark.slow
 def test_so_few_images_that_none_are_held_out_are_refused(swept, command, tmp_path):
     for part in ("train", "test"):
         for name in ("cat", "dog"):
@@ -86,12 +91,13 @@ def test_so_few_images_that_none_are_held_out_are_refused(swept, command, tmp_pa
 def test_each_method_of_a_sweep_has_a_table_and_a_best_command_of_its_own(tmp_path, capsys):
     folder, runs = tmp_path / "shapes/sweep", []
     for name, top1, settings in (
-        ("kd-t5", 80.0, {"temperature": 5.0, "alpha": 0.9}),
-        ("kd-t20", 82.0, {"temperature": 20.0, "alpha": 0.9}),
-        ("dkd-t4", 81.0, {"temperature": 4.0, "alpha": 1.0, "beta": 8.0}),
+        ("kd-cnn-t5", 80.0, {"temperature": 5.0, "alpha": 0.9}),
+        ("kd-cnn-t20", 82.0, {"temperature": 20.0, "alpha": 0.9}),
+        ("dkd-cnn-t4", 81.0, {"temperature": 4.0, "alpha": 1.0, "beta": 8.0}),
     ):
         values = {f"method.{setting}": value for setting, value in settings.items()}
         run = finished_run(folder / name / "seed0", top1, role="kd", method=name.split("-")[0], **values)
+        change_json(run.results, images=10)
         run.results.rename(run.path / VALIDATION)
         runs.append(RunDir(run.path, VALIDATION))
     page = write_sweep(folder, runs).read_text()
@@ -108,3 +114,75 @@ def test_each_method_of_a_sweep_has_a_table_and_a_best_command_of_its_own(tmp_pa
         ("5", "0.9", "80.00"),
     ]
     assert "best in validation: dkd --temp 4 --alpha 1 with 81.00 %" in capsys.readouterr().out
+
+
+def point(
+    folder, temperature: float, seed: int = 0, taught_by: str = "a" * 16, top1: float = 80.0, **record
+) -> RunDir:
+    """A finished run of a sweep that nobody trained."""
+    settings = {"method.temperature": temperature, "method.alpha": 0.9}
+    identity = {
+        "role": "kd",
+        "method": "kd",
+        "teacher": "vgg",
+        "teacher_sha256": taught_by,
+        "seed": seed,
+    } | settings
+    name = f"kd-cnn-t{temperature:g}-a0.9"
+    run = finished_run(folder / name / f"seed{seed}", top1, **identity)
+    change_json(run.config, run=name, **record)
+    change_json(run.results, images=10)
+    run.results.rename(run.path / VALIDATION)
+    return RunDir(run.path, VALIDATION)
+
+
+def test_the_table_of_a_sweep_names_the_teachers_of_each_point(tmp_path):
+    runs = [point(tmp_path / "sweep", t, seed, f"{seed}" * 16) for t in (2.0, 5.0) for seed in range(2)]
+    page = write_sweep(tmp_path / "sweep", runs).read_text()
+    assert page.count("| vgg (000000, 111111) |") == 2
+    assert "Of these runs" not in page
+
+
+def test_a_sweep_whose_points_had_different_teachers_says_so(tmp_path):
+    runs = [point(tmp_path / "sweep", 2.0), point(tmp_path / "sweep", 5.0, taught_by="b" * 16)]
+    assert "**Of these runs: not all had the same teacher, so" in write_sweep(tmp_path / "sweep", runs).read_text()
+
+
+def test_a_sweep_over_seeds_whose_teachers_had_other_recipes_says_so(tmp_path):
+    for number, epochs in enumerate(((3, 3), (3, 7))):
+        folder = tmp_path / str(number)
+        runs = [
+            point(folder, 5.0, seed, f"{seed}" * 16, teacher_run={"identity": {"epochs": each, "seed": seed}})
+            for seed, each in enumerate(epochs)
+        ]
+        assert ("not all had the same teacher" in write_sweep(folder, runs).read_text()) == bool(number)
+
+
+def test_an_unfinished_teacher_of_a_sweep_is_marked(tmp_path):
+    note = "unfinished: epoch 1 of 3"
+    runs = [point(tmp_path, 5.0, teacher={"note": note, "val_top1": 50.0})]
+    page = write_sweep(tmp_path, runs).read_text()
+    assert f"**Of these runs: teacher {note}.**" in page
+    assert "| vgg 50.00 % (aaaaaa) |" in page
+
+
+def test_a_point_that_cannot_be_is_left_out_and_named(tmp_path, capsys):
+    runs = [point(tmp_path, 2.0, top1=70.0), point(tmp_path, 5.0, top1=999.0)]
+    page = write_sweep(tmp_path, runs).read_text()
+    assert "70.00" in page
+    assert "999" not in page
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"warning: left out of the table: {runs[1].results} cannot be right: top1 is 999")
+    change_json(runs[0].results, top1=-1)
+    with pytest.raises(UserError, match="no finished run"):
+        write_sweep(tmp_path, runs)
+
+
+def test_points_on_other_images_are_not_ranked_with_the_others(tmp_path):
+    runs = [point(tmp_path, 2.0, top1=70.0), point(tmp_path, 5.0, top1=60.0)]
+    change_json(runs[1].config, data={"train": 90, "val": 5, "test": 50})
+    change_json(runs[1].results, images=5)
+    page = write_sweep(tmp_path, runs).read_text()
+    one, other = page.split("# Temperature and alpha")[1:]
+    assert ("70.00" in one, "60.00" in one, "60.00" in other) == (True, False, True)
+    assert ("on 10 images" in one, "on 5 images" in other) == (True, True)

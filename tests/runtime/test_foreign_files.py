@@ -147,7 +147,7 @@ def test_a_checkpoint_with_any_key_changed_is_used_or_refused_by_name(tmp_path, 
         read = load_checkpoint(path)
         monkeypatch.setattr(train_run, "load_checkpoint", lambda _: read)
         restore_network(path, read, lambda _, classes: network(classes))
-        train_run._restore(path, resumed, identity)
+        train_run._restore(path, resumed, identity, CPU)
         refused -= 1
 
     whole = {"format": 2, "sha256": "0" * 64, "model": weights} | content
@@ -392,11 +392,11 @@ def test_a_file_of_another_program_with_a_format_of_its_own_is_not_taken_for_our
 
 
 def test_one_bad_run_does_not_end_the_measuring_of_the_others(tmp_path, monkeypatch, capsys):
-    runs = [finished_run(tmp_path / f"student-cnn{number}" / "seed0") for number in range(4)]
+    runs = [finished_run(tmp_path / "student-cnn" / f"seed{seed}", seed=seed) for seed in range(4)]
     errors = iter([ZeroDivisionError("x"), RecursionError("y\nz"), MemoryError()])
 
     def evaluate(_self, path, _run):
-        if path.parent.parent.name == "student-cnn3":
+        if path.parent.name == "seed3":
             return {"top1": 1.0, "teacher": None, "baseline": None}
         raise next(errors)
 

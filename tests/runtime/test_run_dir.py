@@ -1,6 +1,7 @@
 import csv
 import os
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 from kills import killed_before
@@ -11,6 +12,7 @@ from utils.runtime.errors import UserError
 from utils.runtime.files import write_text
 from utils.runtime.identity import Identity
 from utils.runtime.program import describe
+from utils.runtime.ranges import COUNT, PERCENT, optional, require_ranges
 from utils.runtime.run_dir import COLUMNS, RunDir, read_json, write_json
 
 
@@ -244,3 +246,42 @@ def test_an_overwritten_run_is_whole_or_gone_and_can_be_finished_whenever_it_is_
         *(("skip", "refused"), ("skip", "start"), ("resume", "start"), ("start", "start")),
         *(("refused", "resume"), ("refused", "skip")),
     }
+
+
+RECORD = {"identity": {"role": "kd", "method": "dkd", "network": "cnn", "seed": 1, "method.beta": 2.0}}
+
+
+@pytest.mark.parametrize(
+    ("folder", "record", "hint"),
+    [
+        ("dkd-cnn/seed2", {}, "seed2 holds the run dkd-cnn/seed1 .*give it the name seed1 back"),
+        ("dkd-cnn2/seed1", {}, "dkd-cnn2 holds the run dkd-cnn .*give it the name dkd-cnn back"),
+        ("student-cnn/seed1", {}, "student-cnn holds the run dkd-cnn "),
+        ("dkd-cnn-beta3/seed1", {"run": "dkd-cnn-beta2"}, "dkd-cnn-beta3 holds the run dkd-cnn-beta2 "),
+        ("dkd-cnn/seed01", {}, "seed01 holds the run dkd-cnn/seed1 "),
+    ],
+)
+def test_a_record_of_another_run_than_the_folder_names_is_refused_with_what_to_do(tmp_path, folder, record, hint):
+    with pytest.raises(UserError, match=hint):
+        RunDir(tmp_path / folder).require_own(RECORD | record)
+    path = tmp_path / folder / "last.pt"
+    with pytest.raises(UserError, match=r"last\.pt is of the run .*put the checkpoint of this run back"):
+        RunDir(tmp_path / folder).require_own(RECORD | record, path)
+
+
+def test_a_record_of_the_run_that_its_folder_names_passes_also_without_a_recorded_name(tmp_path):
+    for name, record in (("dkd-cnn-beta2", {"run": "dkd-cnn-beta2"}), ("dkd-cnn-beta2", {}), ("dkd-cnn", {})):
+        RunDir(tmp_path / name / "seed1").require_own(RECORD | record)
+
+
+def test_a_number_is_within_its_range_only_as_a_finite_number_of_its_kind():
+    for value in (0, 0.0, 100, 99.5):
+        assert PERCENT(value)
+    for value in (-1e-9, 100.1, float("nan"), float("inf"), True, "5", None, [5], 10**400):
+        assert not PERCENT(value)
+        assert optional(PERCENT)(value) == (value is None)
+    assert [COUNT(value) for value in (3, 3.0, 3.5)] == [True, True, False]
+    with pytest.raises(
+        UserError, match=r"x\.json cannot be right: top1 is \\x1b, not a number from 0 to 100 \(hint: h"
+    ):
+        require_ranges(Path("x.json"), {"top1": "\x1b"}, {"top1": PERCENT}, "h")

@@ -37,6 +37,7 @@ class LiveTeacher:
     rescale: tuple[Tensor, Tensor] | None  # from the student's normalisation to its own, where they differ
     note: str = ""  # what sets it apart from a finished run of this program
     settings: dict[str, Any] = field(default_factory=dict)  # that are part of a run's identity, beside its weights
+    run: dict[str, Any] = field(default_factory=dict)  # the record of the settings that trained it, where known
 
     def example(self, images: Tensor) -> Outputs:
         """Outputs of which only the shapes matter."""
@@ -81,12 +82,13 @@ def load_teacher(
     model = compute.place(fold_batch_norm(model) if needs == "logits" else model)
     normalise = Normalise(checkpoint["mean"], checkpoint["std"])
     rescale = _rescale(normalise, dataset.normalise, compute.device)
-    note, settings = "of another program", {}
+    note, settings, run = "of another program", {}, {}
     if "format" not in checkpoint and rescale is not None:
         unit = to_unit({"mean": normalise.mean, "std": normalise.std})
         settings = {f"teacher_{part}": values for part, values in unit.items()}
     if "format" in checkpoint:
         identity = Identity.from_record(checkpoint["config"])
+        run = identity.to_record()
         unfinished = checkpoint["epoch"] < identity["epochs"]
         note = f"unfinished: epoch {checkpoint['epoch']} of {identity['epochs']}" if unfinished else ""
         if identity.get("data") != dataset.fingerprints["data"]:
@@ -99,7 +101,7 @@ def load_teacher(
         network = TappedNetwork(model, needs, images)
     except ValueError as error:
         raise UserError(f"the teacher {path}: {error}", "choose a --method that matches logits") from error
-    return LiveTeacher(network, compute, checkpoint["model_name"], sha256, path, rescale, note, settings)
+    return LiveTeacher(network, compute, checkpoint["model_name"], sha256, path, rescale, note, settings, run)
 
 
 def fold_batch_norm(model: nn.Module) -> nn.Module:

@@ -1,20 +1,25 @@
 """Numbers and tables as text, the same in the Markdown tables and on the HTML page."""
 
+import re
 import statistics
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from utils.reporting.statistics import Gain
+from utils.runtime.errors import printable
 
 GAIN = "gain over the student alone"  # the title of its column
+TEACHER = "teacher"  # likewise
 TOP5 = "top-5 (%)"
 
 
-def row_cells(tests: Sequence[Mapping[str, float]], seconds: Sequence[float], gain: Gain | None) -> dict[str, str]:
+def row_cells(
+    tests: Sequence[Mapping[str, float]], seconds: Sequence[float], gain: Gain | None, teacher: str = ""
+) -> dict[str, str]:
     """The text of each column that a table may have, by title, for finished runs that differ in their seed alone.
 
-    `tests` holds their test.json, `seconds` the training time of each.
+    `tests` holds their test.json, `seconds` the training time of each; `teacher` names who taught them.
     """
     values = {key: [test[key] for test in tests] for key in ("top1", "top5", "loss")}
     return {
@@ -26,6 +31,7 @@ def row_cells(tests: Sequence[Mapping[str, float]], seconds: Sequence[float], ga
         "epochs": f"{tests[0]['epoch']}",
         "seconds": duration(statistics.mean(seconds)),
         GAIN: format_gain(gain),
+        TEACHER: teacher,
     }
 
 
@@ -54,10 +60,36 @@ def duplicates_text(duplicates: Any, counts: Mapping[str, int]) -> str:
     return "; ".join(texts)
 
 
-def markdown_table(rows: Sequence[Mapping[str, str]]) -> str:
-    """A table in Markdown of `rows` with the same titles; the first column holds names, the others numbers."""
-    head, *body = (f"| {' | '.join(cells)} |" for cells in (rows[0], *(row.values() for row in rows)))
+def markdown_table(rows: Sequence[Mapping[str, str]], strong: str = "") -> str:
+    """A table in Markdown of `rows` with the same titles; the first column holds names, the others numbers.
+
+    Any text may stand in it; the column titled `strong` is bold.
+    """
+    bold = [{title: f"**{markdown(text)}**" if title == strong else markdown(text) for title, text in row.items()}
+            for row in rows]  # fmt: skip
+    head, *body = (
+        f"| {' | '.join(cells)} |" for cells in (map(markdown, rows[0]), *(row.values() for row in bold))
+    )
     return "\n".join([head, "|:--|" + "--:|" * (len(rows[0]) - 1), *body])
+
+
+def markdown(text: object) -> str:
+    """Any text as it is to be read in a Markdown page: no part of it becomes markup, a link, an image or HTML.
+
+    What looks like markup but is none, such as `cnn_tiny` or 0.1 * 5, stays as it is.
+    """
+    text = re.sub(
+        r"[\\`\[\]<>|&~$@#]|(?<!\s)\*|\*(?!\s)|(?<![^\W_])_|_(?![^\W_])|:(?=//)", r"\\\g<0>", printable(text)
+    )
+    text = re.sub(r"(?i)\bwww\.", r"www\\.", text)
+    return re.sub(r"^\s*(\d*)([-+=*.)])(?=\s|$)", r"\1\\\2", text)  # of a list or a heading
+
+
+def code(text: object) -> str:
+    """Any text as a code span of a Markdown page."""
+    text = printable(text)
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence} {text} {fence}" if "`" in text else f"{fence}{text}{fence}"
 
 
 def align(rows: Sequence[Mapping[str, str]]) -> str:

@@ -14,17 +14,28 @@ from utils.runtime.atomic import fsync, remove_abandoned, try_lock
 from utils.runtime.errors import DamagedFile, UserError, reading
 from utils.runtime.files import write_text
 from utils.runtime.identity import Identity
+from utils.runtime.ranges import COUNT, PERCENT, POSITIVE, Range, optional, require_ranges
 from utils.runtime.regular_file import read_regular
-from utils.runtime.schema import LARGEST, NUMBER, fits
+from utils.runtime.schema import LARGEST, fits
 
 FILES = ("config.json", "history.csv", "last.pt", "best.pt", "accuracy.png", "loss.png")
 ANALYSIS = "analysis.json"
 RESULTS = "test.json"  # written last: a run that has it is finished
-RESULT_KEYS = ("images", "top1", "top5", "loss", "ece", "parameters", "epoch", "model", "dataset")
+RESULT_RANGES = {
+    "images": optional(POSITIVE),  # what is optional, earlier runs did not record
+    **{"top1": PERCENT, "top5": PERCENT, "loss": Range(), "ece": optional(PERCENT)},
+    **{"parameters": COUNT, "epoch": POSITIVE},
+}
+WEIGHTS = "weights_sha256"  # of the network that the metrics were measured on
+RESULT_KEYS = (*RESULT_RANGES, "model", "dataset", WEIGHTS)
 PLOTS = ("reliability.png", "confusion.png", "mistakes.png")
 AGAIN = "--overwrite makes that run again"
 ROLES = ("teacher", "student", "kd")
 PARTS = ("train", "val", "test")
+TEACHER = {
+    "val_top1": optional(PERCENT),
+    "train_top1": optional(PERCENT),
+}  # as it was measured before the training
 
 
 @dataclass(frozen=True)
@@ -43,7 +54,11 @@ class EpochRecord:
 
 
 COLUMNS = tuple(field.name for field in fields(EpochRecord))
-RECORD = {"epoch": int, **{name: (*NUMBER, type(None)) if "val_" in name else NUMBER for name in COLUMNS[1:]}}
+RECORD = {
+    **{"epoch": POSITIVE, "lr": Range(), "train_loss": Range(-LARGEST)},  # an objective may be below zero
+    **{"train_top1": PERCENT, "train_top5": PERCENT, "val_loss": optional(Range())},
+    **{"val_top1": optional(PERCENT), "val_top5": optional(PERCENT), "seconds": Range()},
+}
 
 
 class RunDir:
@@ -199,20 +214,65 @@ class RunDir:
             known = identity.get("role") in ROLES and "network" in identity.values
             if not known or (identity["role"] == "kd" and "method" not in identity.values):
                 raise ValueError("it names no role, network or method")
+            teacher, of_teacher = (config.get(name, {}) for name in ("teacher", "teacher_run"))
+            texts = config.get("run", ""), *(teacher.get(name, "") for name in ("sha256", "note"))
+            if not all(isinstance(text, str) for text in texts):
+                raise ValueError("it names its folder or its teacher by what is no text")
+            Identity.from_record(of_teacher)
+        require_ranges(self.config, teacher, TEACHER, AGAIN)
+        require_ranges(self.config, config["data"], dict.fromkeys(PARTS, COUNT), AGAIN)
+        require_ranges(self.config, identity.values, {"seed": COUNT, "epochs": POSITIVE}, AGAIN)
         return config
 
+    def require_own(self, record: dict[str, Any], path: Path | None = None) -> None:
+        """Check that `record`, of config.json or the checkpoint at `path`, is of the run that this folder names.
+
+        Raises UserError for a copy, a renamed folder and a checkpoint of another run.
+        """
+        identity = Identity.from_record(record)
+        kind = identity.get("method" if identity.get("role") == "kd" else "role")
+        kind, name, seed = (
+            f"{kind}-{identity.get('network')}",
+            self.path.parent.name,
+            f"seed{identity.get('seed')}",
+        )
+        # Runs of before it was recorded: of their name, all but the settings of the method is known.
+        own = record.get("run") or (name if name == kind or name.startswith(f"{kind}-") else kind)
+        if (own, seed) == (name, self.path.name):
+            return
+        if path is not None:
+            hint = "put the checkpoint of this run back, or --overwrite makes the run again"
+            raise UserError(f"{path} is of the run {own}/{seed}", hint)
+        # The folder that is wrong: that of all seeds, or that of one.
+        folder, right = (self.path, seed) if own == name else (self.path.parent, own)
+        hint = f"move that copy out of {self.path.parent.parent}"
+        if not folder.with_name(right).exists():
+            hint = f"give it the name {right} back, or move it out of {self.path.parent.parent}"
+        raise UserError(f"{folder} holds the run {own}{f'/{seed}' * (own == name)}", hint)
+
     def read_results(self) -> dict[str, Any]:
-        """The final metrics. Raises UserError for a damaged file."""
-        return read_json(self.results, top1=NUMBER, top5=NUMBER, loss=NUMBER, parameters=int, epoch=int)
+        """The final metrics. Raises UserError for a damaged file and for metrics that cannot be."""
+        results = read_json(self.results)
+        require_ranges(self.results, results, RESULT_RANGES, AGAIN)
+        if not isinstance(results.get(WEIGHTS, ""), str):
+            raise DamagedFile(f"{self.results} is damaged ({WEIGHTS} is no text)", AGAIN)
+        return results
 
     def read_history(self) -> list[dict[str, float | None]]:
         """The rows of history.csv, numbers or None, one at least. Raises UserError for a damaged file."""
-        with reading(self.history, f"remove {self.results}, then --resume repairs both"):
-            text = io.StringIO(read_regular(self.history).decode(errors="replace"), newline="")
+        hint = f"remove {self.results}, then --resume repairs both"
+        try:
+            data = read_regular(self.history)
+        except FileNotFoundError:
+            raise UserError(f"{self.history} is missing", hint) from None
+        with reading(self.history, hint):
+            text = io.StringIO(data.decode(errors="replace"), newline="")
             rows = [{name: _number(name, row[name]) for name in COLUMNS} for row in csv.DictReader(text)]
             if not rows:
                 raise ValueError("it has no epoch")
-            return rows
+        for row in rows:
+            require_ranges(self.history, row, RECORD, hint)
+        return rows
 
 
 def _number(column: str, text: str) -> float | None:

@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from utils.reporting.calibration import FEW
 from utils.reporting.format import fixed, leave_out_top5
+from utils.reporting.notes import shared_counts
 from utils.reporting.page.charts import reliability
 from utils.reporting.page.content import (
     cost_charts,
@@ -55,7 +56,7 @@ def write_page(dataset_dir: Path) -> Path:
     }
     text = environment.get_template("report.html.jinja").render(
         dataset=dataset_dir.name,
-        images=next(iter(rows[0].configs.values()))["data"]["test"],
+        images=shared_counts(rows).get("test"),
         lead=lead(rows),
         gains=summarise_gains(rows),
         notes=notes_on_images(rows),

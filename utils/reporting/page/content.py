@@ -5,16 +5,17 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from utils.reporting.format import GAIN, TOP5, duration, row_cells, short, spread
+from utils.reporting.format import GAIN, TEACHER, TOP5, duration, row_cells, short, spread
 from utils.reporting.page.charts import Chart, Range, curves, scatter, summarise
 from utils.reporting.page.entry import Entry
+from utils.reporting.rows import FINGERPRINTS
 from utils.reporting.table import Row, paired
 from utils.runtime.identity import SEED
 from utils.runtime.run_dir import ROLES
 
 COLUMNS = (
     *("seeds", "top-1 (%)", GAIN, "parameters", "multiply-adds", "file size (bytes)", "latency (ms)"),
-    *(TOP5, "NLL (nats)", "ECE (%)", "agrees with the teacher (%)"),
+    *(TOP5, "NLL (nats)", "ECE (%)", "agrees with the teacher (%)", TEACHER),
 )
 SEEDS = "mean of the seeds, with the range from the lowest to the highest"
 CURVES = {  # column of history.csv: title, note, on a logarithmic scale
@@ -23,7 +24,6 @@ CURVES = {  # column of history.csv: title, note, on a logarithmic scale
     "train_top1": ("Training accuracy (%)", "on augmented images", False),
     "train_loss": ("Training objective", "", True),  # its note is the objective
 }
-PARTS = {"train": "data", "val": "val_data", "test": "test_data"}  # of the images, and their names in an identity
 
 
 def lead(rows: Sequence[Row]) -> list[str]:
@@ -93,7 +93,7 @@ def latency_notes(known: Sequence[Latency | None]) -> list[str]:
 def table_cells(entry: Entry, rows: Sequence[Row], latency: Latency | None) -> dict[str, str]:
     """The cells of the table of all runs, by the titles of their columns."""
     row = entry.row
-    cells = row_cells(list(row.tests.values()), row.seconds(), paired(row, rows))
+    cells = row_cells(list(row.tests.values()), row.seconds(), paired(row, rows), row.teacher_text)
     cells |= {
         "multiply-adds": _mean(entry.values("multiply_adds"), short),
         "file size (bytes)": _mean(entry.values("file_bytes"), short),
@@ -161,9 +161,13 @@ def _by_objective(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
 def recipe(entry: Entry) -> dict[str, list[str]]:
     """How the runs of a row were made and measured; nothing else on the page reads all their settings."""
     row, configs = entry.row, list(entry.row.configs.values())
-    settings = row.settings("role", "network", *PARTS.values(), *SEED)
+    settings = row.settings("role", "network", *FINGERPRINTS.values(), *SEED)
     counts = configs[0]["data"]
-    images = [f"{counts[part]:,} {part} ({row.identity.get(PARTS[part])})" for part in PARTS if counts[part]]
+    images = [
+        f"{counts[part]:,} {part} ({row.identity.get(name)})"
+        for part, name in FINGERPRINTS.items()
+        if counts[part]
+    ]
     facts = {
         "Command": [config["command"] for config in configs],
         "Objective": [configs[0]["objective"]],

@@ -11,25 +11,29 @@ from typing import Any, NamedTuple
 from utils.reporting.style import Style
 from utils.reporting.table import Row
 from utils.runtime.errors import UserError
-from utils.runtime.run_dir import ANALYSIS, NUMBER, PLOTS, read_json
+from utils.runtime.ranges import COUNT, PERCENT, POSITIVE, Range, optional
+from utils.runtime.run_dir import ANALYSIS, PLOTS, read_json
+from utils.runtime.schema import fits
 
 # What the page reads of an analysis.json; a list names the kind of all its items.
-PERCENT = (NUMBER, type(None))
+SHARE = optional(PERCENT)  # None: of no image
 SCHEMA = {
-    **dict.fromkeys(("multiply_adds", "file_bytes", "throughput_batch", "epoch"), int),
-    **dict.fromkeys(("ece", "latency_ms", "throughput"), NUMBER),
+    **dict.fromkeys(("multiply_adds", "file_bytes"), COUNT),
+    **dict.fromkeys(("throughput_batch", "epoch"), POSITIVE),
+    **dict.fromkeys(("latency_ms", "throughput"), Range()),
+    "ece": PERCENT,
     **dict.fromkeys(("device", "checkpoint"), str),
-    **dict.fromkeys(("latency_q1_ms", "latency_q3_ms"), PERCENT),  # None in an analysis of an earlier version
+    **dict.fromkeys(("latency_q1_ms", "latency_q3_ms"), optional(Range())),  # None: of an earlier version
     "busy": str,
-    "calibration": {"count": [int], "confidence": [PERCENT], "accuracy": [PERCENT]},
+    "calibration": {"count": [COUNT], "confidence": [SHARE], "accuracy": [SHARE]},
     "class_names": [str],
-    "per_class": [PERCENT],
-    "confused": [{"true": str, "predicted": str, "count": int, "share": NUMBER}],
-    "mistakes": [{"index": int, "true": str, "predicted": str, "confidence": NUMBER}],
+    "per_class": [SHARE],
+    "confused": [{"true": str, "predicted": str, "count": COUNT, "share": PERCENT}],
+    "mistakes": [{"index": COUNT, "true": str, "predicted": str, "confidence": PERCENT}],
 }
-TEACHER = dict.fromkeys(("agreement", "teacher_mistakes"), NUMBER)
-TEACHER |= dict.fromkeys(("inherited", "corrected", "regressed"), PERCENT)  # None for a perfect teacher
-BASELINE = {"per_class_gain": [PERCENT]}
+TEACHER = {"agreement": PERCENT, "teacher_mistakes": COUNT}
+TEACHER |= dict.fromkeys(("inherited", "corrected", "regressed"), SHARE)  # None for a perfect teacher
+BASELINE = {"per_class_gain": [optional(Range(-100, 100))]}
 
 
 class ClassResult(NamedTuple):
@@ -114,18 +118,9 @@ def _read(path: Path) -> dict[str, Any]:
         raise damaged from error
     if isinstance(analysis, dict):  # an earlier version measured less
         analysis = {"latency_q1_ms": None, "latency_q3_ms": None, "busy": ""} | analysis
-    if not _fits(analysis, SCHEMA):
+    if not fits(analysis, SCHEMA):
         raise damaged
     for part, schema in (("teacher", TEACHER), ("baseline", BASELINE)):
-        if analysis.setdefault(part) is not None and not _fits(analysis[part], schema):
+        if analysis.setdefault(part) is not None and not fits(analysis[part], schema):
             raise damaged
     return analysis
-
-
-def _fits(value: Any, schema: Any) -> bool:
-    if isinstance(schema, dict):
-        return isinstance(value, dict) and all(_fits(value.get(name, ...), kind) for name, kind in schema.items())
-    if isinstance(schema, list):
-        return isinstance(value, list) and all(_fits(each, schema[0]) for each in value)
-    # Neither NaN nor infinite nor beyond what can be drawn.
-    return isinstance(value, schema) and (not isinstance(value, NUMBER) or abs(value) < 1e18)
