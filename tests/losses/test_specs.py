@@ -60,7 +60,6 @@ def test_terms_of_the_same_name_in_a_sum_are_told_apart():
     ("spec", "needs", "compares", "strong"),
     [
         ("kd+tfkd", "logits", False, False),
-        ("tfkd+label_smoothing", "labels", False, False),
         ("kd+rkd", "embedding", True, False),
         ("ofd+at+kd", "features+preactivations", False, False),
         ("kd+mlkd", "logits", True, True),
