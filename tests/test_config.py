@@ -486,6 +486,25 @@ def test_the_long_recipe_has_four_times_the_epochs_of_either_role_and_nothing_el
     assert parsed("--recipe long --epochs 7").epochs == 7
 
 
+def test_the_protocol_of_the_published_tables_is_a_recipe_of_both_roles_with_a_smaller_rate_for_light_networks():
+    line = "--all --dataset cifar100 --recipe crd-cifar100"
+    for config in runs(f"{line} --pair resnet32x4-resnet8x4"):
+        assert (config.epochs, config.batch_size, config.lr, config.weight_decay) == (240, 64, 0.05, 5e-4)
+        assert (config.schedule, config.warmup, config.momentum) == ("step", 0.0, 0.9)
+    rates = [run.lr for run in runs(f"{line} --pair vgg13-mobilenetv2")]
+    assert rates == [0.05, 0.01, 0.01, 0.01]
+    assert parsed("--recipe crd-cifar100 --student shufflenetv1 --lr 0.02").lr == 0.02
+
+
+def test_a_pair_names_teacher_and_student_also_in_commands_to_paste(problem):
+    config = parsed("--kd --pair wrn_40_2-vgg8")
+    assert (config.teacher, config.student) == ("wrn_40_2", "vgg8")
+    assert config.command("teacher") == "python train.py --tto True --teacher wrn_40_2"
+    assert problem("--pair vgg13") == "--pair 'vgg13' is not two networks joined by a hyphen"
+    assert problem("--pair vgg13-vgg88").startswith("--pair 'vgg88' is unknown, did you mean vgg8?")
+    assert problem("--pair vgg13-vgg8 --student cnn") == "--pair and --student exclude each other"
+
+
 def test_adamw_has_a_learning_rate_and_weight_decay_of_its_own():
     for role in ("--tto", ""):
         config = parsed(f"{role} --optimizer adamw")
