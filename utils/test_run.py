@@ -32,9 +32,10 @@ from utils.runtime.checkpoint import (
 from utils.runtime.device import Compute
 from utils.runtime.errors import UserError
 from utils.runtime.identity import Identity
+from utils.runtime.json_file import write_json
 from utils.runtime.normalisation import Explicit
 from utils.runtime.program import describe
-from utils.runtime.run_dir import ANALYSIS, PLOTS, RESULT_KEYS, RESULTS, WEIGHTS, RunDir, write_json
+from utils.runtime.run_dir import ANALYSIS, PLOTS, RESULT_KEYS, RESULTS, WEIGHTS, RunDir
 from utils.training.progress import print_header
 
 READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)

@@ -27,8 +27,10 @@ from utils.runtime.checkpoint import BuildModel, load_checkpoint, require_fit, w
 from utils.runtime.device import Compute
 from utils.runtime.errors import UserError
 from utils.runtime.files import DamagedFile
+from utils.runtime.history import write_history
 from utils.runtime.identity import SETTING, Identity
-from utils.runtime.run_dir import RESULT_KEYS, WEIGHTS, RunDir, write_json
+from utils.runtime.json_file import write_json
+from utils.runtime.run_dir import RESULT_KEYS, WEIGHTS, RunDir
 from utils.training.checkpoint_writer import EVERY, CheckpointWriter
 from utils.training.loop import LoopOptions, fit
 from utils.training.progress import TrainingDisplay, print_header
@@ -91,7 +93,7 @@ def train_run(
         state = _build(run, build_model)
         if action == "resume":
             _restore(run_dir.last, state, run.identity, compute)
-            run_dir.write_history(state.history)  # the checkpoint is right where the two differ
+            write_history(run_dir.history, state.history)  # the checkpoint is right where the two differ
         _train(run, state, action, check_interrupt)
         _finish(run, state)
 

@@ -7,6 +7,7 @@ from toys import epoch_records
 
 from utils.reporting.curves import Curves, plot_comparison, plot_heat_map, plot_run
 from utils.reporting.style import OF_ROLE
+from utils.runtime.history import write_history
 from utils.runtime.run_dir import RunDir
 
 
@@ -25,7 +26,7 @@ def figures(monkeypatch) -> list[Figure]:
 
 def history(tmp_path, **more) -> list[dict]:
     run = RunDir(tmp_path)
-    run.write_history(epoch_records(**more))
+    write_history(run.history, epoch_records(**more))
     return run.read_history()
 
 

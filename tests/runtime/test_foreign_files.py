@@ -25,10 +25,12 @@ from utils.runtime.checkpoint import load_checkpoint, restore_network, save_chec
 from utils.runtime.console import escaped_output
 from utils.runtime.errors import UserError
 from utils.runtime.files import LARGEST_TUPLE, read_tensors
+from utils.runtime.history import EpochRecord
 from utils.runtime.identity import Identity
+from utils.runtime.json_file import read_json
 from utils.runtime.nesting import largest_tuple
 from utils.runtime.regular_file import HOLLOW, LARGEST_TEXT, read_regular
-from utils.runtime.run_dir import EpochRecord, RunDir, read_json
+from utils.runtime.run_dir import RunDir
 from utils.test_run import Evaluator
 from utils.training.state import Schedule, TrainState
 

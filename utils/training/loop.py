@@ -17,7 +17,7 @@ from utils.evaluation.metrics import Meter, Metrics, evaluate
 from utils.losses import Outputs
 from utils.runtime.device import Compute
 from utils.runtime.errors import UserError
-from utils.runtime.run_dir import EpochRecord
+from utils.runtime.history import EpochRecord
 from utils.training.cuda_graph import graphed
 from utils.training.optimizer import set_lr
 from utils.training.state import TrainState, floats
