@@ -41,9 +41,10 @@ def main(argv: list[str]) -> None:
     from utils.reporting.page import PAGE, write_page
     from utils.reporting.sweep import write_sweep
     from utils.reporting.table import read_rows, terminal_table, write_report
+    from utils.run import identity_of, kinds_of, run_dir_of
     from utils.runtime.device import Compute
     from utils.runtime.signals import Interrupt
-    from utils.train_run import identity_of, kinds_of, run_dir_of, train_run
+    from utils.train_run import train_run
     from utils.training.progress import in_turn
     from utils.training.tensorboard import require_tensorboard
 

@@ -5,8 +5,8 @@ from toys import NORMALISE, frozen, images, network
 from utils.data.batches import Batches
 from utils.distillation.cache import cached
 from utils.distillation.ensemble import Ensemble, mix_logits
+from utils.run import load_teachers
 from utils.runtime.errors import UserError
-from utils.train_run import _load_teachers
 
 
 def logits(seed: int, scale: float = 3.0) -> torch.Tensor:
@@ -53,5 +53,5 @@ def test_features_of_several_teachers_are_refused_with_the_fix():
         teacher_paths, teacher_normalisation = ("a.pt", "b.pt"), None
 
     with pytest.raises(UserError, match="only the logits can be mixed") as caught:
-        _load_teachers(Config, "features", None, None, None)
+        load_teachers(Config, "features", None, None, None)
     assert "--method" in caught.value.hint
