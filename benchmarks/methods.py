@@ -20,7 +20,7 @@ import torch
 
 from benchmarks.throughput import Bench, wait
 from models import MODELS, build_model
-from utils.distillation.cache import cached
+from utils.distillation.cached_teacher import cached
 from utils.distillation.taps import TappedNetwork
 from utils.distillation.teacher import LiveTeacher, fold_batch_norm
 from utils.losses import METHODS, build_method

@@ -25,7 +25,7 @@ from utils.data.batches import Batches, Normalise
 from utils.data.dataset import evaluation_batches
 from utils.data.image_set import ImageSet
 from utils.data.sources.shapes import draw
-from utils.distillation.cache import CachedTeacher, cached
+from utils.distillation.cached_teacher import CachedTeacher, cached
 from utils.distillation.taps import TappedNetwork
 from utils.distillation.teacher import LiveTeacher, fold_batch_norm
 from utils.evaluation.metrics import evaluate

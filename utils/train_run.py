@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from utils.data.dataset import Dataset
-from utils.distillation.cache import cached
+from utils.distillation.cached_teacher import cached
 from utils.distillation.check import check_teacher
 from utils.distillation.ensemble import Ensemble
 from utils.distillation.teacher import LiveTeacher

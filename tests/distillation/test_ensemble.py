@@ -3,7 +3,7 @@ import torch
 from toys import NORMALISE, frozen, images, network
 
 from utils.data.batches import Batches
-from utils.distillation.cache import cached
+from utils.distillation.cached_teacher import cached
 from utils.distillation.ensemble import Ensemble, mix_logits
 from utils.run import load_teachers
 from utils.runtime.errors import UserError

@@ -18,7 +18,7 @@ from toys import CPU, finished_run, images, network
 from utils import train_run
 from utils.data.sources import Parts
 from utils.data.sources.decode import decode_image
-from utils.distillation.cache import OutputCache
+from utils.distillation.output_cache import OutputCache
 from utils.evaluation import networks
 from utils.evaluation.networks import Networks
 from utils.losses import Outputs

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from utils.data.batches import Batch
-from utils.distillation.cache import CachedTeacher
+from utils.distillation.cached_teacher import CachedTeacher
 from utils.distillation.teacher import LiveTeacher
 from utils.losses import Outputs
 from utils.losses.functional import log_probabilities

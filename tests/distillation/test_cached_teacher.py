@@ -10,7 +10,8 @@ from toys import CPU, NORMALISE, assert_same_weights, frozen, images, network, t
 from models import build_model
 from utils.data.augment import Augmentation
 from utils.data.batches import Batches, Normalise
-from utils.distillation.cache import OVERHEAD, SAMPLES, CachedTeacher, OutputCache, cached
+from utils.distillation.cached_teacher import SAMPLES, CachedTeacher, cached
+from utils.distillation.output_cache import OVERHEAD, OutputCache
 from utils.distillation.teacher import LiveTeacher
 from utils.losses import Outputs
 from utils.runtime.device import Compute
