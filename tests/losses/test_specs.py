@@ -60,7 +60,6 @@ def test_terms_of_the_same_name_in_a_sum_are_told_apart():
     ("spec", "needs", "compares", "strong"),
     [
         ("kd+tfkd", "logits", False, False),
-        ("tfkd+label_smoothing", "labels", False, False),
         ("kd+rkd", "embedding", True, False),
         ("ofd+at+kd", "features+preactivations", False, False),
         ("kd+mlkd", "logits", True, True),
@@ -108,6 +107,7 @@ def test_a_folder_of_a_sweep_names_what_is_swept_even_at_its_default():
         ("kd:standardize,alpha=0.5", "kd:standardize has no setting 'alpha'"),
         ("kd+fitnett", "unknown method 'fitnett', did you mean fitnet"),
         ("kd+kd", r"kd\+kd names a method twice"),
+        ("kd+label_smoothing", "label_smoothing is a cross-entropy alone"),
         ("abkd:alpha=1e-5", "alpha 1e-05 is neither 0 nor at least 0.001"),
     ],
 )

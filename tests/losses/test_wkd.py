@@ -61,7 +61,8 @@ def test_wkd_and_its_gradient_are_those_of_a_transport_that_has_converged(epsilo
 
 
 def test_the_steps_are_enough_for_a_student_near_its_teacher():
-    student, method = T + 0.1 * (S - T), build_method("wkd:temperature=2,weight=1")
-    costs = class_costs(T, 1.0).double()
-    expected = 2**2 * sum(transport(s, t, costs, 0.05) for s, t in zip(student, T, strict=True)) / 8
-    assert method(Outputs(student), Outputs(T), LABELS, END)["W"].item() == pytest.approx(expected, rel=0.01)
+    student, teacher = (T + 0.1 * (S - T))[:4], T[:4]
+    method, costs = build_method("wkd:temperature=2"), class_costs(teacher, 1.0).double()
+    expected = 2**2 * sum(transport(s, t, costs, 0.05) for s, t in zip(student, teacher, strict=True)) / 4
+    terms = method(Outputs(student), Outputs(teacher), LABELS[:4], END)
+    assert terms["W"].item() == pytest.approx(expected, rel=0.02)

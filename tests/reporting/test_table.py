@@ -16,8 +16,9 @@ def distilled(temperature: float, method: str = "kd", **more) -> dict:
 
 
 def rows_of(page: str) -> list[str]:
-    """The rows of the table, without its head."""
-    return [line for line in page.splitlines() if line.startswith("|")][2:]
+    """The rows of the first table, which is that of all runs."""
+    table = page.split("| model |", 1)[1].split("\n\n")[0]
+    return table.splitlines()[2:]
 
 
 def title(row: str) -> str:

@@ -14,7 +14,7 @@ class Combined(Method):
         self.methods = nn.ModuleList(methods)
         needs = {each.needs for each in methods}
         beyond_logits = sorted(needs - {"labels", "logits"})
-        self.needs = "+".join(beyond_logits) or min(needs, key=["logits", "labels"].index)
+        self.needs = "+".join(beyond_logits) or "logits"
         self.compares_samples = any(each.compares_samples for each in methods)
         self.strong_view = any(each.strong_view for each in methods)
 

@@ -15,6 +15,7 @@ class LabelSmoothing(Method):
     """
 
     needs = "labels"
+    adds_up = False
 
     def __init__(self, smoothing: float = 0.1):
         super().__init__()

@@ -23,6 +23,7 @@ class Method(nn.Module):
     needs: ClassVar[str] = "logits"
     compares_samples: ClassVar[bool] = False  # with each other, so that a batch of one image says nothing
     strong_view: ClassVar[bool] = False  # a batch has each image twice: first all as usual, then all changed more
+    adds_up: ClassVar[bool] = True  # whether it has a term beside the cross-entropy, for sums of methods
     always_named: ClassVar[tuple[str, ...]] = ()  # settings that stand in a run's name even at their default
     label_smoothing = 0.0  # of the cross-entropy: a part of the recipe, not of the method
     warmup = 0.0

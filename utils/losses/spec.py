@@ -84,6 +84,8 @@ def resolve_method(spec: str, **overrides: float) -> MethodSpec:
         raise ValueError(f"{'+'.join(names)} names a method twice")
     settings, defaults = {}, {}
     for part in parts:
+        if not method_class(part.name).adds_up:
+            raise ValueError(f"{part.name} is a cross-entropy alone, and has nothing to add to other methods")
         prefix = "" if part is parts[0] else f"{part.name}."
         settings |= {prefix + key: value for key, value in part.settings.items()}
         defaults |= {prefix + key: value for key, value in part.defaults.items()}

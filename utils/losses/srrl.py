@@ -13,7 +13,7 @@ class SRRL(Method):
 
     L = ce * CE + alpha * MSE(r(e_s), e_t) + beta * MSE(h_t(r(e_s)), z_t): the student's embedding, after a trained
     linear layer r with batch norm, should be the teacher's, and should give the teacher's logits in the teacher's
-    own head h_t.
+    own head h_t. The authors' r is for maps before they are pooled, and ends with a ReLU.
     """
 
     needs = "embedding"

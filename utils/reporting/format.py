@@ -65,11 +65,12 @@ def markdown_table(rows: Sequence[Mapping[str, str]], strong: str = "") -> str:
 
     Any text may stand in it; the column titled `strong` is bold.
     """
-    bold = [{title: f"**{markdown(text)}**" if title == strong else markdown(text) for title, text in row.items()}
-            for row in rows]  # fmt: skip
-    head, *body = (
-        f"| {' | '.join(cells)} |" for cells in (map(markdown, rows[0]), *(row.values() for row in bold))
-    )
+
+    def cell(title: str, text: str) -> str:
+        return f"**{markdown(text)}**" if title == strong and text else markdown(text)
+
+    cells = ([cell(title, text) for title, text in row.items()] for row in rows)
+    head, *body = (f"| {' | '.join(texts)} |" for texts in (map(markdown, rows[0]), *cells))
     return "\n".join([head, "|:--|" + "--:|" * (len(rows[0]) - 1), *body])
 
 

@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from utils.reporting.calibration import FEW
 from utils.reporting.format import fixed, leave_out_top5
+from utils.reporting.methods import method_tables
 from utils.reporting.notes import shared_counts
 from utils.reporting.page.charts import reliability
 from utils.reporting.page.content import (
@@ -25,7 +26,7 @@ from utils.reporting.page.content import (
 )
 from utils.reporting.page.entry import read_entry
 from utils.reporting.style import styles
-from utils.reporting.table import notes_on_images, read_rows, summarise_gains
+from utils.reporting.table import METHODS_NOTE, notes_on_images, paired, read_rows, summarise_gains
 from utils.runtime.files import write_text
 
 PAGE = "report.html"
@@ -63,6 +64,11 @@ def write_page(dataset_dir: Path) -> Path:
         entries=entries,
         measured=measured,
         unmeasured=[f"{e.row.name}/seed{k}" for e in entries for k in sorted(e.row.tests.keys() - e.analysis)],
+        methods={
+            network: [(entries[rows.index(row)], each) for row, each in cells]
+            for network, cells in method_tables(rows, [paired(row, rows) for row in rows]).items()
+        },
+        methods_note=METHODS_NOTE,
         cells=list(zip(entries, leave_out_top5(cells), strict=True)),
         several=any(len(row.tests) > 1 for row in rows),
         few=FEW,
