@@ -220,7 +220,7 @@ def test_a_large_test_set_is_compared_on_images_from_all_of_it(ready, monkeypatc
 CHECK = {"images": 4, "top1_differs": 0, "near_ties": 0, "largest_logit_difference": 0.0}
 
 
-# --- what is wrong is noticed, and leaves nothing behind --------------------------------------------
+# What is wrong is noticed, and leaves nothing behind.
 
 
 @pytest.mark.parametrize("ending", FORMATS)
