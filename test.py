@@ -23,7 +23,7 @@ from utils.runtime.program import run
 def main(argv: list[str]) -> None:
     config = parse("test.py", argv, MODELS, SOURCES, METHODS)
     try:
-        run_dir = config.finished(config.runs(resolve_method)[0].run_dir)
+        run_dir = config.locate(config.runs(resolve_method)[0].run_dir)
     except ValueError as error:
         raise UsageError(str(error), "python train.py --list-methods") from None
     path = Path(config.checkpoint or run_dir / "last.pt")
@@ -56,7 +56,7 @@ def main(argv: list[str]) -> None:
     evaluator = Evaluator(networks)
     if config.role == "all":
         named = "dataset" in config.explicit
-        folder = (not named and only_folder(Path(config.results_dir))) or config.finished(config.dataset_dir)
+        folder = (not named and only_folder(Path(config.results_dir))) or config.locate(config.dataset_dir)
         chosen = {role: getattr(config, role) for role in ("teacher", "student") if role in config.explicit}
         runs = choose_runs(finished_runs(folder, config.command("all")), chosen)
         results, failed = evaluator.evaluate_all(runs)

@@ -30,11 +30,11 @@ def main(argv: list[str]) -> None:
     except ValueError as error:
         raise UsageError(str(error), "python train.py --list-methods") from None
     for each in runs if config.role in ("kd", "sweep") else ():
-        path = each.teacher_path
-        if each.method.needs_teacher and not path.exists():
+        missing = [path for path in each.teacher_paths if not path.exists()]
+        if each.method.needs_teacher and missing:
             train_it = f"train it first: {config.command('teacher')}"
             hint = "check the path" if config.teacher_checkpoint else train_it
-            raise UsageError(f"--{config.role} needs a trained teacher: there is none at {path}", hint)
+            raise UsageError(f"--{config.role} needs a trained teacher: there is none at {missing[0]}", hint)
 
     # Only now: importing torch takes seconds, and a mistyped command is answered at once.
     from utils.data.dataset import load_dataset

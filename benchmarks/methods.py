@@ -50,7 +50,7 @@ def step(bench: Bench, teacher: str, student: str, spec: str, stored: bool) -> C
             source, _text = cached(source, batches, "bench", 1, bench.folder, 1.0, lambda: None)
             if isinstance(source, LiveTeacher):
                 return None
-        source.show(0)
+        source.set_view(0)
     state = TrainState(model, Schedule(10**6, BATCHES, lr=0.001), method.to(compute.device))
     state.model.train()
     run = graphed(Step(state, source, batches, compute, LoopOptions()))

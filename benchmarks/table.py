@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent.parent
 PHASES = {
     "data": [("utils.data.dataset", "load_dataset")],
     "teacher": [("utils.run", "load_teacher")],
-    "teacher's outputs": [("utils.distillation.cached_teacher", "CachedTeacher.show")],
+    "teacher's outputs": [("utils.distillation.cached_teacher", "CachedTeacher.set_view")],
     "capture": [("utils.training.cuda_graph", "GraphedStep._captured")],
     "training": [("utils.training.loop", "_train_epoch")],
     "evaluation": [("utils.training.loop", "evaluate"), ("utils.train_run", "predict")],

@@ -103,7 +103,7 @@ class Bench:
         if teacher:
             source = self.cached(teacher, batches, self.folder) if cached else self.teacher(teacher)
         for view in range(VIEWS if cached else 0):
-            source.show(view)
+            source.set_view(view)
         state = self.state(model, batches, "kd" if teacher else None)
         epochs = fit(state, source, batches, None, self.compute)
         return lambda: next(epochs)

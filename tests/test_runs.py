@@ -53,8 +53,8 @@ def test_results_of_one_s_own_images_are_named_after_their_folder(tmp_path, monk
 
 def test_the_teacher_of_a_student_is_the_one_that_the_same_command_with_tto_trains():
     line = "--dataset shapes --seed 4 --results-dir elsewhere --teacher vgg13_bn"
-    assert parsed(f"{line} --kd").teacher_path == parsed(f"{line} --tto").run_dir / "last.pt"
-    assert parsed(f"{line} --kd --teacher-checkpoint t.pt").teacher_path == Path("t.pt")
+    assert parsed(f"{line} --kd").teacher_paths == (parsed(f"{line} --tto").run_dir / "last.pt",)
+    assert parsed(f"{line} --kd --teacher-checkpoint t.pt").teacher_paths == (Path("t.pt"),)
 
 
 def test_all_is_teacher_student_and_a_student_for_each_method_and_temperature_once():
@@ -97,7 +97,7 @@ def test_seeds_are_a_number_of_them_or_a_list_and_repeat_every_row():
     single = [run for seed in (4, 2) for run in runs(f"--all --seed {seed}")]
     assert [run.run_dir for run in runs("--all --seeds 4 2")] == [run.run_dir for run in single]
     assert [run.identity() for run in runs("--all --seeds 4 2")] == [run.identity() for run in single]
-    assert [str(run.teacher_path) for run in runs("--kd --seeds 1 5")] == [
+    assert [str(*run.teacher_paths) for run in runs("--kd --seeds 1 5")] == [
         f"results/cifar10/teacher-vgg19_bn/seed{seed}/last.pt" for seed in (1, 5)
     ]
 

@@ -79,7 +79,7 @@ class Oracle:
     def __init__(self, logits: Callable[[Batch], torch.Tensor]):
         self.logits = logits
 
-    def show(self, view: int) -> None:
+    def set_view(self, view: int) -> None:
         """Nothing to prepare."""
 
     def __call__(self, batch: Batch) -> Outputs:

@@ -53,7 +53,7 @@ def train_run(
         run = prepare_run(config, run_dir, dataset, compute, build_model)
         action = run_dir.prepare(run.identity, config.resume, config.overwrite, skip)
         if action != "start":
-            run_dir.keep()
+            run_dir.unmark_overwrite()
         if action == "skip":
             print(f"{run_dir.path}: finished already, nothing to do")
             return

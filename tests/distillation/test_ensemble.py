@@ -35,7 +35,7 @@ def test_live_and_cached_teachers_give_the_same_mixture(tmp_path):
     stored = tuple(cached(each, batches, "data", 4, tmp_path, 1.0, lambda: None)[0] for each in members)
     live, stored = (Ensemble(each, members, "mean") for each in (members, stored))
     for epoch in range(3):
-        stored.show(batches.view_number(epoch))
+        stored.set_view(batches.view_number(epoch))
         for batch in batches.epoch(epoch):
             torch.testing.assert_close(stored(batch).logits, live(batch).logits, rtol=2e-3, atol=2e-3)
     assert len(list(tmp_path.glob("*/view*.pt"))) == 4

@@ -132,7 +132,7 @@ def test_what_overwrite_was_to_replace_stays_until_resume_comes_with_the_same_se
         with pytest.raises(UserError, match="other settings"):
             identity = Identity(IDENTITY | {k: v for k, v in words.items() if k != "resume"}, partial=True)
             run.prepare(identity, words.get("resume", False), False, False)
-    run.keep()
+    run.unmark_overwrite()
     with pytest.raises(UserError, match="other settings"):
         prepare(run, resume=True, epochs=5)
 

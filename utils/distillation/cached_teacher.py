@@ -46,8 +46,8 @@ class CachedTeacher:
         self.verified: set[int] = set()  # the views whose cached outputs are the teacher's
         self.contradicted = False
 
-    def show(self, view: int) -> None:
-        """Have the outputs for view number `view` at hand; where they were, so that a CUDA graph finds them."""
+    def set_view(self, view: int) -> None:
+        """Have the outputs for view number `view` ready, in the same memory, so that a CUDA graph finds them."""
         outputs = self.outputs(view)
         if self.current is None:
             self.current = _each(outputs, lambda t: t.to(self.batches.device, copy=True))

@@ -97,7 +97,7 @@ class RunDir:
             return False
         return not new.differing(identity) and not (identity.partial and identity.differing(new))
 
-    def keep(self) -> None:
+    def unmark_overwrite(self) -> None:
         """Let the run that is here stay, also where `mark_overwrite` was to have it replaced."""
         self.overwrite.unlink(missing_ok=True)
 
