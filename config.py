@@ -214,7 +214,7 @@ class Config(Recipe):
             )
         return (self.sweep_dir if self.swept else self.dataset_dir) / name / f"seed{self.seed}"
 
-    def finished(self, path: Path) -> Path:
+    def locate(self, path: Path) -> Path:
         """`path` below `dataset_dir`, or where it was before one's own images had a folder of their own."""
         legacy = self.legacy_dataset_dir
         if legacy and not path.exists() and (old := legacy / path.relative_to(self.dataset_dir)).exists():
@@ -222,14 +222,9 @@ class Config(Recipe):
         return path
 
     @property
-    def teacher_path(self) -> Path:
-        """The checkpoint that the student is distilled from; of several teachers, the first."""
-        return self.teacher_paths[0]
-
-    @property
     def teacher_paths(self) -> tuple[Path, ...]:
-        """The checkpoints of all teachers."""
-        own = self.finished(self.as_role("teacher").run_dir / "last.pt")
+        """The checkpoints that the student is distilled from, one or several."""
+        own = self.locate(self.as_role("teacher").run_dir / "last.pt")
         return tuple(map(Path, self.teacher_checkpoint)) or (own,)
 
     @property

@@ -23,7 +23,7 @@ from utils.runtime.program import run
 def main(argv: list[str]) -> None:
     config = parse("test.py", argv, MODELS, SOURCES, METHODS)
     try:
-        run_dir = config.finished(config.runs(resolve_method)[0].run_dir)
+        run_dir = config.locate(config.runs(resolve_method)[0].run_dir)
     except ValueError as error:
         raise UsageError(str(error), "python train.py --list-methods") from None
     path = Path(config.checkpoint or run_dir / "last.pt")
@@ -33,13 +33,15 @@ def main(argv: list[str]) -> None:
 
     # Only now: importing torch takes seconds, and a mistyped command is answered at once.
     from utils.evaluation.export import export, require_ready
+    from utils.evaluation.networks import Foreign, Networks
+    from utils.evaluation.summary import brief
     from utils.predict_run import choose_table, predict_files
     from utils.reporting.page import write_page
     from utils.reporting.selection import choose_runs, only_folder
     from utils.reporting.table import finished_runs, read_rows, terminal_table
     from utils.runtime.device import Compute
     from utils.runtime.run_dir import RunDir
-    from utils.test_run import Evaluator, Foreign, brief
+    from utils.test_run import Evaluator
     from utils.training.progress import print_header
 
     if config.export:
@@ -50,12 +52,13 @@ def main(argv: list[str]) -> None:
     images = {name: getattr(config, name) for name in names}
     explicit = {name: value for name, value in images.items() if name in (*config.explicit, "data_dir")}
     foreign = Foreign(config.named_network, config.teacher_normalisation, images) if config.checkpoint else None
-    evaluator = Evaluator(explicit, compute, build_model, foreign)
+    networks = Networks(explicit, compute, build_model, foreign)
+    evaluator = Evaluator(networks)
     if config.role == "all":
         named = "dataset" in config.explicit
-        folder = (not named and only_folder(Path(config.results_dir))) or config.finished(config.dataset_dir)
-        networks = {role: getattr(config, role) for role in ("teacher", "student") if role in config.explicit}
-        runs = choose_runs(finished_runs(folder, config.command("all")), networks)
+        folder = (not named and only_folder(Path(config.results_dir))) or config.locate(config.dataset_dir)
+        chosen = {role: getattr(config, role) for role in ("teacher", "student") if role in config.explicit}
+        runs = choose_runs(finished_runs(folder, config.command("all")), chosen)
         results, failed = evaluator.evaluate_all(runs)
         page, names = write_page(folder), {run.path.parent.name for run in runs}
         print(*terminal_table([row for row in read_rows(folder) if row.name in names]), sep="\n")
@@ -64,7 +67,7 @@ def main(argv: list[str]) -> None:
             count = len(results) + len(failed)
             raise UserError(f"{len(failed)} of {count} runs could not be measured", "see above")
     elif config.predict:
-        checkpoint, model = evaluator.restore(path)
+        checkpoint, model = networks.restore(path)
         print_header(str(path), {"network": checkpoint["model_name"], "device": str(compute)})
         predictions = predict_files(config.predict, checkpoint, model, compute)
         saved = predictions.save(table, title=str(path))
@@ -73,7 +76,7 @@ def main(argv: list[str]) -> None:
     else:
         results = brief(evaluator.evaluate(path, None if config.checkpoint else RunDir(run_dir)))
         if config.export:
-            network = evaluator.network(path)
+            network = networks.network(path)
             export(network.model, network.checkpoint, network.test, compute, config.export)
     print(json.dumps(results))
 

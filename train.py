@@ -30,20 +30,21 @@ def main(argv: list[str]) -> None:
     except ValueError as error:
         raise UsageError(str(error), "python train.py --list-methods") from None
     for each in runs if config.role in ("kd", "sweep") else ():
-        path = each.teacher_path
-        if each.method.needs_teacher and not path.exists():
+        missing = [path for path in each.teacher_paths if not path.exists()]
+        if each.method.needs_teacher and missing:
             train_it = f"train it first: {config.command('teacher')}"
             hint = "check the path" if config.teacher_checkpoint else train_it
-            raise UsageError(f"--{config.role} needs a trained teacher: there is none at {path}", hint)
+            raise UsageError(f"--{config.role} needs a trained teacher: there is none at {missing[0]}", hint)
 
     # Only now: importing torch takes seconds, and a mistyped command is answered at once.
     from utils.data.dataset import load_dataset
     from utils.reporting.page import PAGE, write_page
     from utils.reporting.sweep import write_sweep
     from utils.reporting.table import read_rows, terminal_table, write_report
+    from utils.run import identity_of, kinds_of, run_dir_of
     from utils.runtime.device import Compute
     from utils.runtime.signals import Interrupt
-    from utils.train_run import identity_of, kinds_of, run_dir_of, train_run
+    from utils.train_run import train_run
     from utils.training.progress import in_turn
     from utils.training.tensorboard import require_tensorboard
 

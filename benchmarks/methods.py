@@ -20,7 +20,7 @@ import torch
 
 from benchmarks.throughput import Bench, wait
 from models import MODELS, build_model
-from utils.distillation.cache import cached
+from utils.distillation.cached_teacher import cached
 from utils.distillation.taps import TappedNetwork
 from utils.distillation.teacher import LiveTeacher, fold_batch_norm
 from utils.losses import METHODS, build_method
@@ -50,7 +50,7 @@ def step(bench: Bench, teacher: str, student: str, spec: str, stored: bool) -> C
             source, _text = cached(source, batches, "bench", 1, bench.folder, 1.0, lambda: None)
             if isinstance(source, LiveTeacher):
                 return None
-        source.show(0)
+        source.set_view(0)
     state = TrainState(model, Schedule(10**6, BATCHES, lr=0.001), method.to(compute.device))
     state.model.train()
     run = graphed(Step(state, source, batches, compute, LoopOptions()))

@@ -21,8 +21,8 @@ ROOT = Path(__file__).parent.parent
 # phase -> the functions (module, name or class.name) whose time it is
 PHASES = {
     "data": [("utils.data.dataset", "load_dataset")],
-    "teacher": [("utils.train_run", "load_teacher")],
-    "teacher's outputs": [("utils.distillation.cache", "CachedTeacher.show")],
+    "teacher": [("utils.run", "load_teacher")],
+    "teacher's outputs": [("utils.distillation.cached_teacher", "CachedTeacher.set_view")],
     "capture": [("utils.training.cuda_graph", "GraphedStep._captured")],
     "training": [("utils.training.loop", "_train_epoch")],
     "evaluation": [("utils.training.loop", "evaluate"), ("utils.train_run", "predict")],

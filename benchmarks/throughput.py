@@ -25,7 +25,7 @@ from utils.data.batches import Batches, Normalise
 from utils.data.dataset import evaluation_batches
 from utils.data.image_set import ImageSet
 from utils.data.sources.shapes import draw
-from utils.distillation.cache import CachedTeacher, cached
+from utils.distillation.cached_teacher import CachedTeacher, cached
 from utils.distillation.taps import TappedNetwork
 from utils.distillation.teacher import LiveTeacher, fold_batch_norm
 from utils.evaluation.metrics import evaluate
@@ -103,7 +103,7 @@ class Bench:
         if teacher:
             source = self.cached(teacher, batches, self.folder) if cached else self.teacher(teacher)
         for view in range(VIEWS if cached else 0):
-            source.show(view)
+            source.set_view(view)
         state = self.state(model, batches, "kd" if teacher else None)
         epochs = fit(state, source, batches, None, self.compute)
         return lambda: next(epochs)

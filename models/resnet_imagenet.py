@@ -7,6 +7,8 @@ from functools import partial
 
 from torch import Tensor, nn
 
+from models.resnet import shortcut
+
 
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions beside a shortcut."""
@@ -47,12 +49,6 @@ class Bottleneck(nn.Module):
         out = self.relu(self.bn1(self.conv1(x)))
         out = self.relu(self.bn2(self.conv2(out)))
         return self.relu(self.bn3(self.conv3(out)) + self.shortcut(x))
-
-
-def shortcut(channels: int, width: int, stride: int) -> nn.Module:
-    if stride == 1 and channels == width:
-        return nn.Identity()
-    return nn.Sequential(nn.Conv2d(channels, width, 1, stride, bias=False), nn.BatchNorm2d(width))
 
 
 class ResNet(nn.Module):

@@ -78,9 +78,8 @@ def test_models_and_utils_import_neither_each_other_nor_config(path):
 def test_the_rooms_import_one_way_from_runtime_up_to_reporting_and_the_conductors():
     assert {path.parent.name for path in (ROOT / "utils").glob("*/*.py")} == {*ORDER}
     conductors = [module_name(path) for path in (ROOT / "utils").glob("*.py") if path.name != "__init__.py"]
-    rank = {name: number for number, name in enumerate(ORDER)} | {
-        module.split(".")[1]: len(ORDER) for module in conductors
-    }
+    rank = {name: number for number, name in enumerate((*ORDER, "run"))}
+    rank |= {module.split(".")[1]: len(rank) for module in conductors if module != "utils.run"}
     for path in (ROOT / "utils").rglob("*.py"):
         own = module_name(path).split(".")[1:2]
         for name in imports(path):

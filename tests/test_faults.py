@@ -417,9 +417,9 @@ def full_disk(*_arguments, **_more):
 
 def test_a_disk_that_fills_up_at_history_csv_ends_the_run(results):
     code = PROGRAM.replace(
-        "sys.exit", "import utils.runtime.run_dir as r, errno\n"
+        "sys.exit", "import utils.runtime.history as h, errno\n"
         "def full(*a): raise OSError(errno.ENOSPC, 'x', str(a[0]))\n"
-        "r.write_text = full\nsys.exit"
+        "h.write_text = full\nsys.exit"
     )  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-c", code, *FLAGS, "--results-dir", str(results), "--resume"],

@@ -9,14 +9,16 @@ from image_files import make_tree, save
 from toys import CPU, finished_run
 
 import test as test_program
+import utils.evaluation.networks
 import utils.test_run
 from models import build_model
 from utils.data.batches import Normalise
 from utils.data.sources import load_images, shapes
+from utils.evaluation.networks import Foreign, Networks
 from utils.runtime.checkpoint import load_checkpoint, save_checkpoint
 from utils.runtime.errors import UserError
 from utils.runtime.program import run
-from utils.test_run import Evaluator, Foreign
+from utils.test_run import Evaluator
 
 UNIT = ((0.3, 0.4, 0.5), (0.2, 0.25, 0.3))
 
@@ -51,9 +53,9 @@ def logits(model, normalise: Normalise) -> torch.Tensor:
         return model(normalise(shapes.draw(60, seed=2).images))
 
 
-def evaluator(network: str | None = "cnn_tiny", normalisation=None) -> Evaluator:
+def networks(network: str | None = "cnn_tiny", normalisation=None) -> Networks:
     images = {"dataset": "shapes", "data_dir": "nowhere", "image_size": 32, "limit": None}
-    return Evaluator({}, CPU, build_model, Foreign(network, normalisation, images))
+    return Networks({}, CPU, build_model, Foreign(network, normalisation, images))
 
 
 def plain(path, model):
@@ -71,14 +73,14 @@ def safetensors(path, model):
 @pytest.mark.parametrize("make", [plain, wrapped, safetensors])
 def test_a_file_of_another_program_is_measured_with_the_normalisation_of_the_flags(tmp_path, model, make):
     make(tmp_path / "weights", model)
-    network = evaluator(normalisation=UNIT).network(tmp_path / "weights")
+    network = networks(normalisation=UNIT).network(tmp_path / "weights")
     expected = logits(model, Normalise(*([255 * value for value in values] for values in UNIT)))
     torch.testing.assert_close(network.logits, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_without_flags_the_normalisation_is_that_of_the_test_images(tmp_path, model, capsys):
     plain(tmp_path / "weights.pt", model)
-    network = evaluator().network(tmp_path / "weights.pt")
+    network = networks().network(tmp_path / "weights.pt")
     pixels = shapes.draw(60, seed=2).images.double()
     normalise = Normalise(pixels.mean((0, 1, 2)).tolist(), pixels.flatten(0, 2).std(0, correction=0).tolist())
     torch.testing.assert_close(network.logits, logits(model, normalise), rtol=1e-4, atol=1e-4)
@@ -87,23 +89,23 @@ def test_without_flags_the_normalisation_is_that_of_the_test_images(tmp_path, mo
 
 def test_a_file_that_does_not_tell_its_network_needs_a_name_before_any_image_is_read(tmp_path, model, monkeypatch):
     plain(tmp_path / "weights.pt", model)
-    monkeypatch.setattr(utils.test_run, "load_parts", None)
+    monkeypatch.setattr(utils.evaluation.networks, "load_parts", None)
     with pytest.raises(UserError, match=r"weights\.pt is of another program.*--teacher NAME or --student NAME"):
-        evaluator(network=None).network(tmp_path / "weights.pt")
+        networks(network=None).network(tmp_path / "weights.pt")
 
 
 def test_a_file_of_another_network_names_both(tmp_path, model):
     plain(tmp_path / "weights.pt", model)
     with pytest.raises(UserError, match="does not fit a cnn of 10 classes"):
-        evaluator("cnn").network(tmp_path / "weights.pt")
+        networks("cnn").network(tmp_path / "weights.pt")
 
 
 def test_a_checkpoint_of_this_program_is_measured_as_ever_and_takes_no_normalisation(tmp_path, model):
     path = own_checkpoint(tmp_path, model, shapes.draw(60, seed=2).class_names)
     expected = logits(model, Normalise([127.0] * 3, [64.0] * 3))
-    torch.testing.assert_close(evaluator(None).network(path).logits, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(networks(None).network(path).logits, expected, rtol=1e-4, atol=1e-4)
     with pytest.raises(UserError, match="tells its normalisation"):
-        evaluator(None, UNIT).network(path)
+        networks(None, UNIT).network(path)
 
 
 def own_checkpoint(folder, model, class_names, **identity):
@@ -139,7 +141,7 @@ def test_the_program_prints_the_figures_and_leaves_a_folder_of_somebody_else_as_
 def test_beside_a_checkpoint_in_a_run_directory_the_figures_are_saved(tmp_path, model):
     folder = finished_run(tmp_path / "student-cnn_tiny" / "seed0").path
     path = own_checkpoint(folder, model, shapes.draw(60, seed=2).class_names)
-    Evaluator({}, CPU, build_model).evaluate(path, None)
+    Evaluator(Networks({}, CPU, build_model)).evaluate(path, None)
     assert json.loads((folder / "last.test.json").read_text())["images"] == 60
     assert (folder / "last.confusion.png").exists()
 
@@ -156,7 +158,7 @@ def test_in_a_folder_that_cannot_be_written_to_the_figures_are_printed(
         raise OSError(number, "not allowed", str(path))
 
     monkeypatch.setattr(utils.test_run, "write_json", refuse)
-    assert Evaluator({}, CPU, build_model).evaluate(path, None)["images"] == 60
+    assert Evaluator(Networks({}, CPU, build_model)).evaluate(path, None)["images"] == 60
     output = capsys.readouterr().out
     assert "test: top-1" in output
     assert f"not saved: {folder}: not allowed" in output
@@ -172,7 +174,7 @@ def test_a_full_disk_still_is_an_error_after_the_figures(tmp_path, model, capsys
 
     monkeypatch.setattr(utils.test_run, "write_json", fill)
     with pytest.raises(OSError, match="no space"):
-        Evaluator({}, CPU, build_model).evaluate(path, None)
+        Evaluator(Networks({}, CPU, build_model)).evaluate(path, None)
     assert "test: top-1" in capsys.readouterr().out
 
 
@@ -206,7 +208,7 @@ def test_classes_are_numbered_as_the_network_has_them(folder_checkpoint, capsys)
     torch.manual_seed(0)
     own_checkpoint(path.parent, build_model("cnn_tiny", 2), reverse, dataset="folder")
     (tree / "test" / content["class_names"][0] / "broken.png").unlink()
-    network = Evaluator({"data_dir": str(tree)}, CPU, build_model).network(path)
+    network = Networks({"data_dir": str(tree)}, CPU, build_model).network(path)
     listed = load_images("folder", tree, test_only=True).test
     assert torch.equal(network.labels, 1 - listed.labels)
 
@@ -217,7 +219,7 @@ def test_a_test_part_that_lacks_a_class_of_the_network_is_measured_with_a_note(f
     for file in (tree / "test" / names[0]).iterdir():
         file.unlink()
     (tree / "test" / names[0]).rmdir()
-    network = Evaluator({"data_dir": str(tree)}, CPU, build_model).network(path)
+    network = Networks({"data_dir": str(tree)}, CPU, build_model).network(path)
     assert set(network.labels.tolist()) == {1}
     assert f"test/ has no images of: {names[0]}" in capsys.readouterr().out
 

@@ -13,6 +13,7 @@ from toys import CPU, change_json
 from models import build_model
 from utils.data.batches import Normalise
 from utils.data.sources.shapes import draw
+from utils.evaluation.networks import Networks
 from utils.reporting.table import finished_runs
 from utils.runtime.checkpoint import load_checkpoint, restore_network
 from utils.runtime.errors import UserError
@@ -129,7 +130,7 @@ def test_a_teacher_that_was_trained_again_or_a_student_of_another_recipe_is_not_
     shutil.copy(copy / "teacher-cnn/seed1/last.pt", copy / "teacher-cnn/seed0/last.pt")
     change(baseline, lr=7.0)
     change(distilled / "last.pt", teacher_path="gone/last.pt")
-    analysis = Evaluator({}, CPU, build_model).evaluate(distilled / "last.pt", RunDir(distilled))
+    analysis = Evaluator(Networks({}, CPU, build_model)).evaluate(distilled / "last.pt", RunDir(distilled))
     assert analysis["teacher"] is None
     assert analysis["baseline"] is None
 
@@ -139,14 +140,14 @@ def test_a_run_without_its_neighbours_is_measured_alone(copy):
     shutil.rmtree(copy / "teacher-cnn")
     shutil.rmtree(copy / "student-cnn_tiny")
     change(distilled / "last.pt", teacher_path="gone/last.pt")
-    analysis = Evaluator({}, CPU, build_model).evaluate(distilled / "last.pt", RunDir(distilled))
+    analysis = Evaluator(Networks({}, CPU, build_model)).evaluate(distilled / "last.pt", RunDir(distilled))
     assert (analysis["teacher"], analysis["baseline"]) == (None, None)
 
 
 def test_other_test_images_than_those_of_the_run_leave_its_metrics_as_they_are(copy):
     run = copy / "student-cnn_tiny/seed0"
     before = (run / "test.json").read_bytes(), (run / "analysis.json").read_bytes()
-    analysis = Evaluator({"limit": 100}, CPU, build_model).evaluate(run / "last.pt", RunDir(run))
+    analysis = Evaluator(Networks({"limit": 100}, CPU, build_model)).evaluate(run / "last.pt", RunDir(run))
     assert analysis["images"] == 100
     assert before == ((run / "test.json").read_bytes(), (run / "analysis.json").read_bytes())
     assert json.loads((run / "last.analysis.json").read_text())["images"] == 100
@@ -154,7 +155,7 @@ def test_other_test_images_than_those_of_the_run_leave_its_metrics_as_they_are(c
 
 def test_another_checkpoint_of_a_run_is_measured_beside_itself(copy):
     run = copy / "kd-cnn_tiny-t5/seed0"
-    Evaluator({}, CPU, build_model).evaluate(run / "best.pt", None)
+    Evaluator(Networks({}, CPU, build_model)).evaluate(run / "best.pt", None)
     assert {path.name for path in run.glob("best.*")} == {
         "best.pt", "best.test.json", "best.analysis.json",
         "best.reliability.png", "best.confusion.png", "best.mistakes.png",
@@ -177,7 +178,7 @@ def test_a_checkpoint_of_other_classes_than_the_images_is_refused(copy):
     content.pop("checksum")
     torch.save(content, path)
     with pytest.raises(UserError, match="class_names"):
-        Evaluator({}, CPU, build_model).network(path)
+        Networks({}, CPU, build_model).network(path)
 
 
 def test_an_overwritten_run_keeps_no_analysis_of_the_one_before(copy):
@@ -218,7 +219,7 @@ def test_a_teacher_elsewhere_is_found_and_what_is_not_compared_is_said(copy, com
     command("train.py", "--kd", *WORDS, "--results-dir", tmp_path / "r", "--teacher-checkpoint",
             copy / "teacher-cnn/seed0/last.pt")  # fmt: skip
     run = RunDir(tmp_path / "r/shapes/kd-cnn_tiny-t5/seed0")
-    analysis = Evaluator({}, CPU, build_model).evaluate(run.last, run)
+    analysis = Evaluator(Networks({}, CPU, build_model)).evaluate(run.last, run)
     assert analysis["teacher"]["run"] == "teacher-cnn"
     assert analysis["baseline"] is None
     assert "not compared with the student alone" in capsys.readouterr().out
@@ -242,7 +243,7 @@ def test_a_checkpoint_put_in_the_place_of_another_runs_is_not_measured_as_that_r
     run = RunDir(copy / "student-cnn_tiny/seed0")
     before = run.results.read_bytes()
     shutil.copy(copy / other, run.last)
-    evaluator = Evaluator({}, CPU, build_model)
+    evaluator = Evaluator(Networks({}, CPU, build_model))
     with pytest.raises(
         UserError, match=rf"seed0/last\.pt is of the run {other[:-8]} .*put the checkpoint of this run"
     ):
@@ -259,16 +260,16 @@ def test_other_weights_than_those_of_the_metrics_are_not_measured_as_that_run(co
     next(iter(content["model"].values())).add_(0.01)
     torch.save(content, run.last)
     with pytest.raises(UserError, match=r"last\.pt has other weights than .*test\.json was measured on"):
-        Evaluator({}, CPU, build_model).evaluate(run.last, run)
+        Evaluator(Networks({}, CPU, build_model)).evaluate(run.last, run)
     run.results.unlink()  # of an unfinished run, nothing is known
-    assert Evaluator({}, CPU, build_model).evaluate(run.last, run)["images"] == 300
+    assert Evaluator(Networks({}, CPU, build_model)).evaluate(run.last, run)["images"] == 300
 
 
 def test_metrics_that_cannot_be_are_measured_again(copy):
     run = RunDir(copy / "student-cnn_tiny/seed0")
     before = run.results.read_text()
     change_json(run.results, top1=999)
-    Evaluator({}, CPU, build_model).evaluate(run.last, run)
+    Evaluator(Networks({}, CPU, build_model)).evaluate(run.last, run)
     assert run.results.read_text() == before
 
 
@@ -279,7 +280,7 @@ def test_a_copy_under_another_seed_is_an_error_and_all_other_runs_are_measured(c
     config = json.loads(second.config.read_text())
     change_json(second.config, identity=config["identity"] | {"seed": 1})
     change(second.last, seed=1)
-    measured, failed = Evaluator({}, CPU, build_model).evaluate_all(finished_runs(copy, ""))
+    measured, failed = Evaluator(Networks({}, CPU, build_model)).evaluate_all(finished_runs(copy, ""))
     assert sorted(run.path for run in failed) == [first.path, second.path]
     assert len(measured) == 4
     (line,) = capsys.readouterr().err.splitlines()
@@ -287,8 +288,8 @@ def test_a_copy_under_another_seed_is_an_error_and_all_other_runs_are_measured(c
 
 
 def test_images_of_other_content_are_not_compared_even_if_their_labels_are_the_same(copy):
-    run, evaluator = RunDir(copy / "kd-cnn_tiny-t5/seed0"), Evaluator({}, CPU, build_model)
-    baseline = evaluator.network(copy / "student-cnn_tiny/seed0/last.pt")
+    run, evaluator = RunDir(copy / "kd-cnn_tiny-t5/seed0"), Evaluator(Networks({}, CPU, build_model))
+    baseline = evaluator.networks.network(copy / "student-cnn_tiny/seed0/last.pt")
     baseline.test = replace(baseline.test, images=255 - baseline.test.images)
     assert evaluator.evaluate(run.last, run)["baseline"] is None
 

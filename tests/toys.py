@@ -14,7 +14,9 @@ from utils.distillation.teacher import LiveTeacher
 from utils.losses import Outputs, build_method
 from utils.losses.method import Method
 from utils.runtime.device import Compute
-from utils.runtime.run_dir import EpochRecord, RunDir, write_json
+from utils.runtime.history import EpochRecord, write_history
+from utils.runtime.json_file import write_json
+from utils.runtime.run_dir import RunDir
 from utils.training.state import Schedule, TrainState
 
 CPU = Compute(torch.device("cpu"), "fp32")
@@ -77,7 +79,7 @@ class Oracle:
     def __init__(self, logits: Callable[[Batch], torch.Tensor]):
         self.logits = logits
 
-    def show(self, view: int) -> None:
+    def set_view(self, view: int) -> None:
         """Nothing to prepare."""
 
     def __call__(self, batch: Batch) -> Outputs:
@@ -124,7 +126,7 @@ def finished_run(path: Path, top1: float = 80.0, **identity) -> RunDir:
     path.mkdir(parents=True)
     config = {"identity": IDENTITY | identity, "data": {"train": 90, "val": 10, "test": 50}}
     write_json(run.config, config | {"objective": "CE", "device": "cpu", "command": "python train.py --all"})
-    run.write_history(epoch_records())
+    write_history(run.history, epoch_records())
     result = {"top1": top1, "top5": 99.0, "loss": 0.5, "images": 50, "parameters": 288_746, "epoch": 3}
     write_json(run.results, result)
     return run

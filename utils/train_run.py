@@ -1,69 +1,38 @@
-"""One run from its settings to its results: what train.py does for each network."""
+"""What train.py does for each network: one run from its settings to its results."""
 
 import platform
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from utils.data.batches import Batches
 from utils.data.dataset import Dataset
-from utils.distillation.cache import cached
-from utils.distillation.check import TeacherCheck, check_teacher
+from utils.distillation.cached_teacher import cached
+from utils.distillation.check import check_teacher
 from utils.distillation.ensemble import Ensemble
-from utils.distillation.taps import TappedNetwork
-from utils.distillation.teacher import LiveTeacher, load_teacher
+from utils.distillation.teacher import LiveTeacher
 from utils.evaluation.analysis import analyse, predict
 from utils.evaluation.metrics import count_parameters, format_metrics
-from utils.losses.method import CrossEntropy, Method
 from utils.reporting.curves import plot_run
 from utils.reporting.format import duplicates_text
-from utils.reporting.sweep import VALIDATION
+from utils.run import Run, build_state, prepare_run, run_dir_of
 from utils.runtime.checkpoint import BuildModel, load_checkpoint, require_fit, weights_sha256
 from utils.runtime.device import Compute
-from utils.runtime.errors import UserError
 from utils.runtime.files import DamagedFile
-from utils.runtime.identity import SETTING, Identity
-from utils.runtime.run_dir import RESULT_KEYS, WEIGHTS, RunDir, write_json
+from utils.runtime.history import write_history
+from utils.runtime.identity import Identity
+from utils.runtime.json_file import write_json
+from utils.runtime.run_dir import RESULT_KEYS, WEIGHTS
 from utils.training.checkpoint_writer import EVERY, CheckpointWriter
 from utils.training.loop import LoopOptions, fit
 from utils.training.progress import TrainingDisplay, print_header
-from utils.training.state import Schedule, TrainState
+from utils.training.state import TrainState
 from utils.training.tensorboard import TensorBoardLogger
 
-VIEWS_ON_CPU = 8  # of these the teacher's outputs are paid once; more did not help (see benchmarks/README.md)
 ADVICE = "a GPU, fewer --epochs, --limit or a smaller --teacher would be faster"
-
-
-@dataclass
-class Run:
-    """What a run is made of, before anything of it is written."""
-
-    config: Any
-    run_dir: RunDir
-    dataset: Dataset
-    compute: Compute
-    batches: Batches
-    method: Method
-    teacher: LiveTeacher | Ensemble | None
-    identity: Identity
-    check: TeacherCheck | None = None  # of the teacher, before the training
-
-    def record(self) -> dict[str, Any]:
-        """What config.json and each checkpoint say of the run's settings."""
-        paths = {"run": self.config.run_dir.parent.name, "data_dir": self.config.data_dir}
-        data = {"data": self.dataset.counts(), "duplicates": self.dataset.duplicates}
-        record = self.identity.to_record() | data | paths
-        if self.teacher is not None:
-            teacher = {"sha256": self.teacher.sha256, "note": self.teacher.note} | self.check.record()
-            record |= {"teacher": teacher}
-            if isinstance(self.teacher, LiveTeacher):  # what test.py compares the student with
-                record |= {"teacher_path": str(self.teacher.path), "teacher_run": self.teacher.run}
-        return record
 
 
 def train_run(
@@ -81,113 +50,27 @@ def train_run(
     """
     run_dir = run_dir_of(config)
     with run_dir.locked():
-        run = _prepare(config, run_dir, dataset, compute, build_model)
+        run = prepare_run(config, run_dir, dataset, compute, build_model)
         action = run_dir.prepare(run.identity, config.resume, config.overwrite, skip)
         if action != "start":
-            run_dir.keep()
+            run_dir.unmark_overwrite()
         if action == "skip":
             print(f"{run_dir.path}: finished already, nothing to do")
             return
-        state = _build(run, build_model)
+        state = build_state(run, build_model)
         if action == "resume":
             _restore(run_dir.last, state, run.identity, compute)
-            run_dir.write_history(state.history)  # the checkpoint is right where the two differ
+            write_history(run_dir.history, state.history)  # the checkpoint is right where the two differ
         _train(run, state, action, check_interrupt)
         _finish(run, state)
-
-
-def run_dir_of(config) -> RunDir:
-    """Where the run of `config` is."""
-    return RunDir(config.run_dir, VALIDATION) if config.swept else RunDir(config.run_dir)
-
-
-def kinds_of(config) -> tuple[Any, ...]:
-    """What a run may have in common with another that takes as long: all but its seed, or the roles alone."""
-    return config.run_dir.parent, (config.role, config.network, config.method and config.method.name)
-
-
-def identity_of(config) -> Identity:
-    """What the command line alone tells of a run's identity."""
-    values = {name: value for name, value in config.identity().items() if value is not None or name == "limit"}
-    label, defaults = "", dict(config.identity_defaults)
-    if config.method is not None:
-        values |= {f"{SETTING}{name}": value for name, value in values.pop("settings").items()}
-        defaults |= {f"{SETTING}{name}": value for name, value in config.method.defaults.items()}
-        label = config.method.label
-    return Identity(values, defaults, label, partial=True)
-
-
-def _prepare(config, run_dir: RunDir, dataset: Dataset, compute: Compute, build_model: BuildModel) -> Run:
-    """Load the teacher and settle the run's identity."""
-    views = _views(config, compute)
-    augmentation = dataset.augmentation(config.padding, config.flip, config.cutout)
-    method = CrossEntropy()
-    method.label_smoothing = config.label_smoothing
-    if config.role == "kd":
-        method = config.method.build(config.label_smoothing)
-        augmentation = replace(augmentation, strong=method.strong_view)
-    batches = dataset.training_batches(config.batch_size, config.seed, augmentation, views)
-    known = identity_of(config)
-    values = known.values | {"padding": augmentation.padding, "flip": augmentation.flip}
-    values |= {"precision": compute.precision} | dataset.fingerprints
-    if config.role != "teacher":
-        values["views"] = min(views, config.epochs) or config.epochs  # distinct ones
-    teacher = None
-    if config.role == "kd":
-        if method.compares_samples and config.batch_size == 1:
-            what = f"--method {config.method.name} compares the images of a batch, and --batch-size is 1"
-            raise UserError(what, "--batch-size 2 or more")
-        if method.needs != "labels":
-            teacher = _load_teachers(config, method.needs, dataset, compute, build_model)
-            values |= {"teacher": teacher.name, "teacher_sha256": teacher.sha256[:16]} | teacher.settings
-    identity = Identity(values, known.defaults, known.label, len(dataset.train))
-    return Run(config, run_dir, dataset, compute, batches, method, teacher, identity)
-
-
-def _load_teachers(
-    config, needs: str, dataset: Dataset, compute: Compute, build_model: BuildModel
-) -> LiveTeacher | Ensemble:
-    paths, normalisation = config.teacher_paths, config.teacher_normalisation
-    if len(paths) > 1 and needs != "logits":
-        hint = "name one --teacher-checkpoint, or a --method that matches logits alone"
-        raise UserError("of several teachers, only the logits can be mixed", hint)
-    members = tuple(
-        load_teacher(path, config.teacher, needs, dataset, compute, build_model, normalisation) for path in paths
-    )
-    return members[0] if len(members) == 1 else Ensemble(members, members, config.teacher_mix)
-
-
-def _build(run: Run, build_model: BuildModel) -> TrainState:
-    """Make the network and the trainable parts of the method."""
-    config = run.config
-    torch.manual_seed(config.seed)
-    model = run.compute.place(build_model(config.network, run.dataset.train.num_classes))
-    if run.teacher is not None:
-        images = next(run.batches.epoch(0)).images
-        try:
-            student = TappedNetwork(model, run.method.needs, images).example(images)
-            run.method.adapt(student, run.teacher.example(images))
-        except ValueError as error:
-            raise UserError(f"--method {config.method.spec}: {error}", "python train.py --list-methods") from error
-        run.method.to(run.compute.device)
-    settings = {
-        field.name: getattr(config, field.name) for field in fields(Schedule) if field.name in vars(config)
-    }
-    return TrainState(model, Schedule(steps_per_epoch=len(run.batches), **settings), run.method)
 
 
 def _train(run: Run, state: TrainState, action: str, check_interrupt: Callable[[], None]) -> None:
     """Show what will happen, record it, and train."""
     config, dataset, compute = run.config, run.dataset, run.compute
-    teacher, header = run.teacher, _header(run, state)
-    if teacher is not None:
-        run.check = check_teacher(teacher, dataset, check_interrupt)
-        note = f" ({teacher.note})" if teacher.note else ""
-        header["teacher"] = f"{teacher.name}, {run.check}, {teacher.path}{note}"
-        if isinstance(teacher, Ensemble):
-            checks = [check_teacher(member, dataset, check_interrupt) for member in teacher.members]
-            alone = ", ".join(f"{m.name} {c.top1:.2f} %" for m, c in zip(teacher.members, checks, strict=True))
-            header["teacher"] = f"{len(checks)}, mixed by {teacher.mix}: {run.check}; alone: {alone}"
+    teacher, header = None, _header(run, state)
+    if run.teacher is not None:
+        header["teacher"] = _check_teachers(run, check_interrupt)
         teacher, header["outputs"] = _with_cache(run, check_interrupt)
     print_header(f"{config.run_dir.parent.name}, seed {config.seed}", header)
     if action == "start":
@@ -208,6 +91,18 @@ def _train(run: Run, state: TrainState, action: str, check_interrupt: Callable[[
         for record in fit(state, teacher, run.batches, dataset.val_batches(), compute, options):
             for listener in listeners:
                 listener.epoch_done(record)
+
+
+def _check_teachers(run: Run, check_interrupt: Callable[[], None]) -> str:
+    """Measure the teacher, and each one of several; returns a text of how good they are."""
+    teacher = run.teacher
+    run.check = check_teacher(teacher, run.dataset, check_interrupt)
+    if isinstance(teacher, Ensemble):
+        checks = [check_teacher(member, run.dataset, check_interrupt) for member in teacher.members]
+        alone = ", ".join(f"{m.name} {c.top1:.2f} %" for m, c in zip(teacher.members, checks, strict=True))
+        return f"{len(checks)}, mixed by {teacher.mix}: {run.check}; alone: {alone}"
+    note = f" ({teacher.note})" if teacher.note else ""
+    return f"{teacher.name}, {run.check}, {teacher.path}{note}"
 
 
 def _with_cache(run: Run, check_interrupt: Callable[[], None]):
@@ -272,15 +167,6 @@ def _header(run: Run, state: TrainState) -> dict[str, str]:
     if state.epoch:
         header["resumed"] = f"after epoch {state.epoch} of {config.epochs}"
     return header
-
-
-def _views(config, compute: Compute) -> int:
-    """How many views of an image a network sees in turn; 0: a new one in each epoch."""
-    if config.role == "teacher":
-        return 0
-    if config.views is not None:
-        return config.views
-    return VIEWS_ON_CPU if compute.device.type == "cpu" else config.epochs
 
 
 def _views_text(views: int, epochs: int) -> str:

@@ -171,9 +171,6 @@ def test_an_image_is_cropped_to_its_central_square(tmp_path, size):
     assert (decoded[2:-2, 2:-2] == (0, 0, 255)).all()
 
 
-# --- values deeper than 8 bits ------------------------------------------------------------------------
-
-
 def fractions() -> np.ndarray:
     """float32 [32, 32], from 0 to 1."""
     return np.linspace(0, 1, 1024, dtype=np.float32).reshape(32, 32)
@@ -312,9 +309,6 @@ def test_an_image_whose_file_is_of_one_colour_too_is_none_of_these(tmp_path):
     palette = Image.fromarray(np.eye(32, dtype=np.uint8) * 200)  # of two indices that are the same colour
     palette.putpalette([7, 8, 9] * 256)
     assert not flattened(save(tmp_path / "palette.png", palette))
-
-
-# --- what decoders do besides decoding ----------------------------------------------------------------
 
 
 def test_an_image_beyond_pillow_s_limit_of_pixels_is_decoded(tmp_path):

@@ -3,10 +3,10 @@ import torch
 from toys import NORMALISE, frozen, images, network
 
 from utils.data.batches import Batches
-from utils.distillation.cache import cached
+from utils.distillation.cached_teacher import cached
 from utils.distillation.ensemble import Ensemble, mix_logits
+from utils.run import load_teachers
 from utils.runtime.errors import UserError
-from utils.train_run import _load_teachers
 
 
 def logits(seed: int, scale: float = 3.0) -> torch.Tensor:
@@ -35,7 +35,7 @@ def test_live_and_cached_teachers_give_the_same_mixture(tmp_path):
     stored = tuple(cached(each, batches, "data", 4, tmp_path, 1.0, lambda: None)[0] for each in members)
     live, stored = (Ensemble(each, members, "mean") for each in (members, stored))
     for epoch in range(3):
-        stored.show(batches.view_number(epoch))
+        stored.set_view(batches.view_number(epoch))
         for batch in batches.epoch(epoch):
             torch.testing.assert_close(stored(batch).logits, live(batch).logits, rtol=2e-3, atol=2e-3)
     assert len(list(tmp_path.glob("*/view*.pt"))) == 4
@@ -53,5 +53,5 @@ def test_features_of_several_teachers_are_refused_with_the_fix():
         teacher_paths, teacher_normalisation = ("a.pt", "b.pt"), None
 
     with pytest.raises(UserError, match="only the logits can be mixed") as caught:
-        _load_teachers(Config, "features", None, None, None)
+        load_teachers(Config, "features", None, None, None)
     assert "--method" in caught.value.hint

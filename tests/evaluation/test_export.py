@@ -16,7 +16,8 @@ from toys import CPU, NORMALISE, images, network
 from models import build_model
 from utils.data.batches import Normalise
 from utils.evaluation import export as export_module
-from utils.evaluation.export import CARD, FORMATS, Deployable, compare, export, require_ready
+from utils.evaluation.export import CARD, compare, export, require_ready
+from utils.evaluation.formats import FORMATS, Deployable
 from utils.runtime.checkpoint import load_checkpoint, save_checkpoint
 from utils.runtime.device import Compute
 from utils.runtime.errors import UserError
@@ -219,7 +220,7 @@ def test_a_large_test_set_is_compared_on_images_from_all_of_it(ready, monkeypatc
 CHECK = {"images": 4, "top1_differs": 0, "near_ties": 0, "largest_logit_difference": 0.0}
 
 
-# --- what is wrong is noticed, and leaves nothing behind --------------------------------------------
+# What is wrong is noticed, and leaves nothing behind.
 
 
 @pytest.mark.parametrize("ending", FORMATS)
@@ -241,14 +242,14 @@ def test_a_corrupted_weight_is_noticed_and_no_file_is_left(ready, monkeypatch, e
 
 @pytest.mark.parametrize("ending", [".onnx", ".pt2"])
 def test_another_normalisation_in_a_file_is_noticed(ready, monkeypatch, ending):
-    real = export_module._trace
+    real = export_module.trace
 
     def other(deployable, size):
         changed = copy.deepcopy(deployable)
         changed.mean += 3
         return real(changed, size)
 
-    monkeypatch.setattr(export_module, "_trace", other)
+    monkeypatch.setattr(export_module, "trace", other)
     monkeypatch.setattr(export_module, "FORMATS", {ending: FORMATS[ending]})
     with pytest.raises(
         UserError, match=f"student{ending} predicts another class on .* logits up to .* not written"

@@ -69,7 +69,7 @@ def tiny(channels: tuple[int, ...] = STUDENT, classes: int = 4, seed: int = 0) -
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels[-1], classes))
 
 
-# --- what references are written with, in float64 --------------------------------------------------
+# What references are written with, in float64.
 
 
 def softmax(row: Tensor, temperature: float = 1.0) -> list[float]:

@@ -108,7 +108,7 @@ def test_embed_is_a_distance_after_a_trained_projection(cosine):
     assert terms_of(method)["embedding"] == pytest.approx(3 * expected / 8, rel=1e-5)
 
 
-# --- CRD ---------------------------------------------------------------------------------------------
+# CRD.
 
 
 def directions(values: Tensor, layer: torch.nn.Linear) -> Tensor:

@@ -213,7 +213,7 @@ def test_the_warm_up_of_reviewkd_raises_its_own_term_alone():
     assert start["CE"] == end["CE"]
 
 
-# --- stages ------------------------------------------------------------------------------------------
+# Stages.
 
 
 def test_stages_are_paired_by_resolution():

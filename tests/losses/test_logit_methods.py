@@ -38,7 +38,7 @@ def mean(function, temperature: float = 1.0) -> float:
     return sum(values) / len(values)
 
 
-# --- KD, DKD, and the cross-entropy ------------------------------------------------------------------
+# KD, DKD, and the cross-entropy.
 
 
 def reference_kd(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -110,7 +110,7 @@ def test_the_warm_up_of_dkd_raises_its_own_terms_alone():
     assert start["CE"] == end["CE"] > 0
 
 
-# --- divergences and cross-entropies -----------------------------------------------------------------
+# Divergences and cross-entropies.
 
 
 def test_the_terms_of_dkd_are_the_target_against_the_rest_and_the_rest_among_themselves():
@@ -232,7 +232,7 @@ def test_mlkd_compares_instances_samples_and_classes_at_five_temperatures():
     assert terms_of("mlkd:weight=3") == pytest.approx(expected, rel=1e-5)
 
 
-# --- without a teacher -------------------------------------------------------------------------------
+# Without a teacher.
 
 
 def test_tfkd_has_a_teacher_made_by_hand():
@@ -252,7 +252,7 @@ def test_label_smoothing_is_a_cross_entropy_with_a_share_for_all_classes():
     assert {name: term.item() for name, term in terms.items()} == pytest.approx({"CE": mean(smoothed)}, rel=1e-5)
 
 
-# --- CTKD: a temperature that learns ------------------------------------------------------------------
+# CTKD: a temperature that learns.
 
 
 @pytest.mark.parametrize(

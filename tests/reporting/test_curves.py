@@ -1,31 +1,17 @@
 from itertools import groupby
 
-import pytest
-from matplotlib.figure import Figure
 from PIL import Image
 from toys import epoch_records
 
 from utils.reporting.curves import Curves, plot_comparison, plot_heat_map, plot_run
 from utils.reporting.style import OF_ROLE
+from utils.runtime.history import write_history
 from utils.runtime.run_dir import RunDir
-
-
-@pytest.fixture
-def figures(monkeypatch) -> list[Figure]:
-    """Every figure that is written, as it was drawn."""
-    written, savefig = [], Figure.savefig
-
-    def keep(figure, *words, **more):
-        written.append(figure)
-        savefig(figure, *words, **more)
-
-    monkeypatch.setattr(Figure, "savefig", keep)
-    return written
 
 
 def history(tmp_path, **more) -> list[dict]:
     run = RunDir(tmp_path)
-    run.write_history(epoch_records(**more))
+    write_history(run.history, epoch_records(**more))
     return run.read_history()
 
 

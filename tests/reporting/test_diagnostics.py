@@ -18,19 +18,6 @@ LONG = "a class name that is far too long for any plot"
 TITLE = "student of $a_ long name$, KD at T = 20 (epochs 12, batch_size 64, lr 0.1): what it gets wrong"
 
 
-@pytest.fixture
-def figures(monkeypatch) -> list[Figure]:
-    """Every figure that is written, as it was drawn."""
-    written, savefig = [], Figure.savefig
-
-    def keep(figure, *words, **more):
-        written.append(figure)
-        savefig(figure, *words, **more)
-
-    monkeypatch.setattr(Figure, "savefig", keep)
-    return written
-
-
 def analysis_of(classes: int = 10, strength: float = 2.0, names: list[str] | None = None) -> dict:
     """The analysis of a network on 300 images that is the better the larger `strength` is."""
     labels = torch.arange(300) % classes

@@ -525,7 +525,7 @@ CONTRAST = """(() => {
     const pair = [light(numbers(getComputedStyle(one).color)), light(behind(one))].sort((a, b) => b - a);
     ratios['mark ' + colour] = 1.5 * (pair[0] + 0.05) / (pair[1] + 0.05);
   }
-  const plot = light(numbers(getComputedStyle(document.querySelector('.picture')).backgroundColor));
+  const plot = light(numbers(getComputedStyle(document.querySelector('.image')).backgroundColor));
   const pair = [light(numbers('rgb GREY')), plot].sort((a, b) => b - a);
   ratios['text in plots'] = (pair[0] + 0.05) / (pair[1] + 0.05);
   return [getComputedStyle(document.body).backgroundColor, ratios];

@@ -3,7 +3,7 @@ from toys import finished_run
 
 from utils.reporting.selection import choose_runs, only_folder
 from utils.runtime.errors import UsageError, UserError
-from utils.runtime.run_dir import read_json, write_json
+from utils.runtime.json_file import read_json, write_json
 
 
 def test_the_only_folder_with_finished_runs_is_found_whatever_else_lies_there(tmp_path):

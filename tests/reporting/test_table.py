@@ -7,7 +7,7 @@ from toys import finished_run
 import utils.reporting.table
 from utils.reporting.table import write_report
 from utils.runtime.errors import UserError
-from utils.runtime.run_dir import write_json
+from utils.runtime.json_file import write_json
 
 
 def distilled(temperature: float, method: str = "kd", **more) -> dict:

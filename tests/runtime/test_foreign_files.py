@@ -15,20 +15,24 @@ import torch
 from torch import Tensor
 from toys import CPU, finished_run, images, network
 
-from utils import test_run, train_run
+from utils import train_run
 from utils.data.sources import Parts
 from utils.data.sources.decode import decode_image
-from utils.distillation.cache import OutputCache
+from utils.distillation.output_cache import OutputCache
+from utils.evaluation import networks
+from utils.evaluation.networks import Networks
 from utils.losses import Outputs
 from utils.runtime import files
 from utils.runtime.checkpoint import load_checkpoint, restore_network, save_checkpoint
 from utils.runtime.console import escaped_output
 from utils.runtime.errors import UserError
 from utils.runtime.files import LARGEST_TUPLE, read_tensors
+from utils.runtime.history import EpochRecord
 from utils.runtime.identity import Identity
+from utils.runtime.json_file import read_json
 from utils.runtime.nesting import largest_tuple
 from utils.runtime.regular_file import HOLLOW, LARGEST_TEXT, read_regular
-from utils.runtime.run_dir import EpochRecord, RunDir, read_json
+from utils.runtime.run_dir import RunDir
 from utils.test_run import Evaluator
 from utils.training.state import Schedule, TrainState
 
@@ -342,7 +346,7 @@ def asked(monkeypatch):
         asked.append(config)
         return Parts(images(8, 3), images(8, 3))
 
-    monkeypatch.setattr(test_run, "load_parts", load)
+    monkeypatch.setattr(networks, "load_parts", load)
     return asked
 
 
@@ -354,13 +358,13 @@ def test_no_checkpoint_says_where_images_are(tmp_path, capsys, asked):
     content = content_of(training()) | {"config": config, "class_names": classes}
     save_checkpoint(path, network(3).state_dict(), content)
     explicit = {"data_dir": str(tmp_path / "mine")}
-    Evaluator(explicit, CPU, lambda _, classes: network(classes)).network(path)
+    Networks(explicit, CPU, lambda _, classes: network(classes)).network(path)
     assert (asked[0].data_dir, asked[0].dataset, asked[0].image_size) == (explicit["data_dir"], "folder", 32)
     assert not hasattr(asked[0], "results_dir")
     assert f"trained on images in {evil}; tested on those in {tmp_path / 'mine'}" in capsys.readouterr().err
     save_checkpoint(path, network(3).state_dict(), content | {"config": {"identity": IDENTITY | {"dataset": "x"}}})
     with pytest.raises(UserError, match=r"a\.pt is of a dataset 'x', unknown here"):
-        Evaluator(explicit, CPU, lambda _, classes: network(classes)).network(path)
+        Networks(explicit, CPU, lambda _, classes: network(classes)).network(path)
 
 
 @pytest.mark.parametrize("name", ["../../cnn", "/cnn", "a\nb", "", "x" * 101, ".hidden"])
@@ -401,7 +405,7 @@ def test_one_bad_run_does_not_end_the_measuring_of_the_others(tmp_path, monkeypa
         raise next(errors)
 
     monkeypatch.setattr(Evaluator, "evaluate", evaluate)
-    measured, failed = Evaluator({}, CPU, build_model=None).evaluate_all(runs)
+    measured, failed = Evaluator(Networks({}, CPU, build_model=None)).evaluate_all(runs)
     assert list(measured) == [str(runs[3].path)]
     assert failed == runs[:3]
     assert capsys.readouterr().err.count("is not measured: ") == 3

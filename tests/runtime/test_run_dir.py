@@ -1,7 +1,5 @@
-import csv
 import os
 from contextlib import nullcontext
-from pathlib import Path
 
 import pytest
 from kills import killed_before
@@ -10,10 +8,11 @@ from toys import IDENTITY, epoch_records, finished_run
 from utils.runtime.atomic import atomic_write
 from utils.runtime.errors import UserError
 from utils.runtime.files import write_text
+from utils.runtime.history import write_history
 from utils.runtime.identity import Identity
+from utils.runtime.json_file import write_json
 from utils.runtime.program import describe
-from utils.runtime.ranges import COUNT, PERCENT, optional, require_ranges
-from utils.runtime.run_dir import COLUMNS, RunDir, read_json, write_json
+from utils.runtime.run_dir import RunDir
 
 
 def prepare(
@@ -103,29 +102,6 @@ def test_temporaries_of_killed_processes_are_removed_and_those_of_living_ones_st
             assert len(list(tmp_path.glob(".analysis.json.*.tmp"))) == 1
 
 
-def test_history_csv_has_the_promised_columns_and_reads_back(tmp_path):
-    run = RunDir(tmp_path)
-    run.write_history([*epoch_records(1), *epoch_records(1, val=False)])
-    with open(run.history, newline="", encoding="utf-8") as file:
-        first = next(csv.DictReader(file))
-    promised = "epoch,lr,train_loss,train_top1,train_top5,val_loss,val_top1,val_top5,seconds"
-    assert ",".join(first) == promised == ",".join(COLUMNS)
-    rows = run.read_history()
-    assert rows[0]["seconds"] == pytest.approx(12.345, abs=1e-3)
-    assert rows[1]["val_top1"] is None
-
-
-def test_damaged_json_is_named(tmp_path):
-    (tmp_path / "a.json").write_text("{")
-    with pytest.raises(UserError, match=r"a\.json is damaged"):
-        read_json(tmp_path / "a.json")
-    with pytest.raises(UserError, match=r"b\.json is missing"):
-        read_json(tmp_path / "b.json")
-    (tmp_path / "a.json").write_text('{"epoch": "3"}')
-    with pytest.raises(UserError, match=r"no 'epoch'"):
-        read_json(tmp_path / "a.json", epoch=int)
-
-
 @pytest.mark.parametrize("left", [["config.json"], ["config.json", "best.pt"], [".replaced.json", "last.pt"], []])
 def test_a_run_without_a_finished_epoch_is_simply_replaced(tmp_path, left):
     """By one of any settings, whether or not --resume is given."""
@@ -156,7 +132,7 @@ def test_what_overwrite_was_to_replace_stays_until_resume_comes_with_the_same_se
         with pytest.raises(UserError, match="other settings"):
             identity = Identity(IDENTITY | {k: v for k, v in words.items() if k != "resume"}, partial=True)
             run.prepare(identity, words.get("resume", False), False, False)
-    run.keep()
+    run.unmark_overwrite()
     with pytest.raises(UserError, match="other settings"):
         prepare(run, resume=True, epochs=5)
 
@@ -186,7 +162,7 @@ def trained_run(path, **identity) -> RunDir:
     for epoch in (1, 2, 3):
         for file in (run.best, run.last):
             write_text(file, f"{identity} {file.name} {epoch}")
-        run.write_history(epoch_records(epoch))
+        write_history(run.history, epoch_records(epoch))
     write_json(run.results, {"top1": 1.0, "top5": 9.0, "loss": 0.5, "parameters": 3, "epoch": 3})
     (path / "notes.txt").write_text("mine")
     return run
@@ -272,16 +248,3 @@ def test_a_record_of_another_run_than_the_folder_names_is_refused_with_what_to_d
 def test_a_record_of_the_run_that_its_folder_names_passes_also_without_a_recorded_name(tmp_path):
     for name, record in (("dkd-cnn-beta2", {"run": "dkd-cnn-beta2"}), ("dkd-cnn-beta2", {}), ("dkd-cnn", {})):
         RunDir(tmp_path / name / "seed1").require_own(RECORD | record)
-
-
-def test_a_number_is_within_its_range_only_as_a_finite_number_of_its_kind():
-    for value in (0, 0.0, 100, 99.5):
-        assert PERCENT(value)
-    for value in (-1e-9, 100.1, float("nan"), float("inf"), True, "5", None, [5], 10**400):
-        assert not PERCENT(value)
-        assert optional(PERCENT)(value) == (value is None)
-    assert [COUNT(value) for value in (3, 3.0, 3.5)] == [True, True, False]
-    with pytest.raises(
-        UserError, match=r"x\.json cannot be right: top1 is \\x1b, not a number from 0 to 100 \(hint: h"
-    ):
-        require_ranges(Path("x.json"), {"top1": "\x1b"}, {"top1": PERCENT}, "h")

@@ -8,7 +8,7 @@ from toys import CPU, assert_same_weights, batches, frozen, network, training, w
 import utils.training.cuda_graph
 import utils.training.loop
 from utils.data.augment import Augmentation
-from utils.distillation.cache import cached
+from utils.distillation.cached_teacher import cached
 from utils.runtime.device import Compute
 from utils.training.cuda_graph import WARM_UP, GraphedStep
 from utils.training.loop import LoopOptions, fit

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from utils.data.batches import Batch
-from utils.distillation.cache import CachedTeacher
+from utils.distillation.cached_teacher import CachedTeacher
 from utils.distillation.teacher import LiveTeacher
 from utils.losses import Outputs
 from utils.losses.functional import log_probabilities
@@ -47,9 +47,9 @@ class Ensemble:
         own = {f"{key} {number}": value for number, each in enumerate(own) for key, value in each.items()}
         return own | {"teacher_mix": self.mix}
 
-    def show(self, view: int) -> None:
+    def set_view(self, view: int) -> None:
         for teacher in self.teachers:
-            teacher.show(view)
+            teacher.set_view(view)
 
     def __call__(self, batch: Batch) -> Outputs:
         return Outputs(mix_logits([teacher(batch).logits for teacher in self.teachers], self.mix))

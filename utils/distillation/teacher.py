@@ -43,7 +43,7 @@ class LiveTeacher:
         """Outputs of which only the shapes matter."""
         return self.network.example(images)
 
-    def show(self, view: int) -> None:
+    def set_view(self, view: int) -> None:
         """Nothing to prepare: the network runs on the batch itself."""
 
     @torch.no_grad()

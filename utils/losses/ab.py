@@ -21,9 +21,7 @@ class AB(Method):
 
     def __init__(self, weight: float = 1.0, ce: float = 1.0, margin: float = 1.0):
         super().__init__()
-        self.weight, self.ce, self.margin = (
-            at_least(0, name, value) for name, value in (("weight", weight), ("ce", ce), ("margin", margin))
-        )
+        self.weight, self.ce, self.margin = at_least(0, weight=weight, ce=ce, margin=margin)
 
     def adapt(self, student: Outputs, teacher: Outputs) -> None:
         pairs = pair_maps(student.preactivations, teacher.preactivations)

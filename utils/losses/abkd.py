@@ -27,8 +27,10 @@ class ABKD(Method):
     ):
         super().__init__()
         self.temperature = temperature_of(temperature)
-        self.alpha, self.beta = _exponent("alpha", alpha), _exponent("beta", beta)
-        self.weight, self.ce = at_least(0, "weight", weight), at_least(0, "ce", ce)
+        self.alpha, self.beta, self.weight, self.ce = at_least(0, alpha=alpha, beta=beta, weight=weight, ce=ce)
+        for name, value in (("alpha", alpha), ("beta", beta)):
+            if 0 < value < SMALLEST:
+                raise ValueError(f"{name} {value:g} is neither 0 nor at least {SMALLEST:g}")
 
     def forward(self, student: Outputs, teacher: Outputs, labels: Tensor, progress: Tensor) -> dict[str, Tensor]:
         ours, theirs = (log_probabilities(each.logits, self.temperature) for each in (student, teacher))
@@ -49,9 +51,3 @@ def alpha_beta(log_student: Tensor, log_teacher: Tensor, alpha: float, beta: flo
     first = ((total * log_teacher).exp() - mixed) / beta if beta else mixed * difference
     second = ((total * log_student).exp() - mixed) / alpha if alpha else -mixed * difference
     return (first + second).sum(1) / total
-
-
-def _exponent(name: str, value: float) -> float:
-    if value and value < SMALLEST:
-        raise ValueError(f"{name} {value:g} is neither 0 nor at least {SMALLEST:g}")
-    return at_least(0, name, value)

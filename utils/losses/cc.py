@@ -20,7 +20,7 @@ class CC(Method):
 
     def __init__(self, weight: float = 0.02, ce: float = 1.0):
         super().__init__()
-        self.weight, self.ce = at_least(0, "weight", weight), at_least(0, "ce", ce)
+        self.weight, self.ce = at_least(0, weight=weight, ce=ce)
 
     def adapt(self, student: Outputs, teacher: Outputs) -> None:
         self.project = nn.Linear(student.embedding.shape[1], teacher.embedding.shape[1])

@@ -30,9 +30,9 @@ class CRD(Method):
         memory: int = 4096,
     ):
         super().__init__()
-        self.weight, self.ce = at_least(0, "weight", weight), at_least(0, "ce", ce)
-        self.tau, self.dim = at_least(0.001, "tau", tau), int(within(1, 4096, "dim", dim))
-        self.memory = int(within(1, 1_000_000, "memory", memory))
+        self.weight, self.ce = at_least(0, weight=weight, ce=ce)
+        (self.tau,) = at_least(0.001, tau=tau)
+        self.dim, self.memory = int(within(1, 4096, "dim", dim)), int(within(1, 1_000_000, "memory", memory))
 
     def adapt(self, student: Outputs, teacher: Outputs) -> None:
         self.project_s = nn.Linear(student.embedding.shape[1], self.dim)

@@ -20,9 +20,7 @@ class DIST(Method):
     def __init__(self, temperature: float = 4.0, beta: float = 1.0, gamma: float = 1.0, ce: float = 1.0):
         super().__init__()
         self.temperature = temperature_of(temperature)
-        self.beta, self.gamma, self.ce = (
-            at_least(0, name, value) for name, value in (("beta", beta), ("gamma", gamma), ("ce", ce))
-        )
+        self.beta, self.gamma, self.ce = at_least(0, beta=beta, gamma=gamma, ce=ce)
 
     def forward(self, student: Outputs, teacher: Outputs, labels: Tensor, progress: Tensor) -> dict[str, Tensor]:
         ours, theirs = (log_probabilities(each.logits, self.temperature).exp() for each in (student, teacher))

@@ -25,8 +25,8 @@ class DKD(Method):
     ):
         super().__init__()
         self.temperature = temperature_of(temperature)
-        self.alpha, self.beta = at_least(0, "alpha", alpha), at_least(0, "beta", beta)
-        self.ce, self.warmup = at_least(0, "ce", ce), within(0, 1, "warmup", warmup)
+        self.alpha, self.beta, self.ce = at_least(0, alpha=alpha, beta=beta, ce=ce)
+        self.warmup = within(0, 1, "warmup", warmup)
 
     def forward(self, student: Outputs, teacher: Outputs, labels: Tensor, progress: Tensor) -> dict[str, Tensor]:
         target, others = decoupled(student.logits, teacher.logits, labels, self.temperature)

@@ -19,7 +19,8 @@ class Embed(Method):
 
     def __init__(self, weight: float = 1.0, ce: float = 1.0, cosine: bool = True):
         super().__init__()
-        self.weight, self.ce, self.cosine = at_least(0, "weight", weight), at_least(0, "ce", ce), cosine
+        self.weight, self.ce = at_least(0, weight=weight, ce=ce)
+        self.cosine = cosine
 
     def adapt(self, student: Outputs, teacher: Outputs) -> None:
         self.project = nn.Linear(student.embedding.shape[1], teacher.embedding.shape[1])

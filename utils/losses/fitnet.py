@@ -20,7 +20,8 @@ class FitNet(Method):
 
     def __init__(self, weight: float = 10.0, ce: float = 1.0, stage: int = -2):
         super().__init__()
-        self.weight, self.ce, self.stage = at_least(0, "weight", weight), at_least(0, "ce", ce), stage
+        self.weight, self.ce = at_least(0, weight=weight, ce=ce)
+        self.stage = stage
 
     def adapt(self, student: Outputs, teacher: Outputs) -> None:
         hint, target = self._pair(student, teacher)

@@ -21,7 +21,7 @@ class FT(Method):
 
     def __init__(self, weight: float = 200.0, ce: float = 1.0, share: float = 0.5):
         super().__init__()
-        self.weight, self.ce = at_least(0, "weight", weight), at_least(0, "ce", ce)
+        self.weight, self.ce = at_least(0, weight=weight, ce=ce)
         self.share = within(0.01, 4, "share", share)
 
     def adapt(self, student: Outputs, teacher: Outputs) -> None:

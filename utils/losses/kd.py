@@ -43,7 +43,7 @@ class StandardisedKD(Method):
     def __init__(self, temperature: float = 2.0, weight: float = 9.0, ce: float = 0.1):
         super().__init__()
         self.temperature = temperature_of(temperature)
-        self.weight, self.ce = at_least(0, "weight", weight), at_least(0, "ce", ce)
+        self.weight, self.ce = at_least(0, weight=weight, ce=ce)
 
     def forward(self, student: Outputs, teacher: Outputs, labels: Tensor, progress: Tensor) -> dict[str, Tensor]:
         soft = kl_divergence(standardise(student.logits), standardise(teacher.logits), self.temperature)

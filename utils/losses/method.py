@@ -67,10 +67,12 @@ class CrossEntropy(Method):
         return "CE" + (f" (label smoothing {self.label_smoothing:g})" if self.label_smoothing else "")
 
 
-def at_least(low: float, name: str, value: float) -> float:
-    if not low <= value < float("inf"):
-        raise ValueError(f"{name} {value:g} is not a number of at least {low:g}")
-    return value
+def at_least(low: float, **values: float) -> tuple[float, ...]:
+    """Several settings, checked, in their order."""
+    for name, value in values.items():
+        if not low <= value < float("inf"):
+            raise ValueError(f"{name} {value:g} is not a number of at least {low:g}")
+    return tuple(values.values())
 
 
 def within(low: float, high: float, name: str, value: float) -> float:

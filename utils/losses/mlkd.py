@@ -23,7 +23,7 @@ class MLKD(Method):
 
     def __init__(self, weight: float = 1.0, ce: float = 1.0):
         super().__init__()
-        self.weight, self.ce = at_least(0, "weight", weight), at_least(0, "ce", ce)
+        self.weight, self.ce = at_least(0, weight=weight, ce=ce)
 
     def forward(self, student: Outputs, teacher: Outputs, labels: Tensor, progress: Tensor) -> dict[str, Tensor]:
         terms = {"instances": 0.0, "samples": 0.0, "classes": 0.0}

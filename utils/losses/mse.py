@@ -16,7 +16,7 @@ class MSE(Method):
 
     def __init__(self, weight: float = 1.0, ce: float = 1.0):
         super().__init__()
-        self.weight, self.ce = at_least(0, "weight", weight), at_least(0, "ce", ce)
+        self.weight, self.ce = at_least(0, weight=weight, ce=ce)
 
     def forward(self, student: Outputs, teacher: Outputs, labels: Tensor, progress: Tensor) -> dict[str, Tensor]:
         distance = F.mse_loss(at_least_float32(student.logits), at_least_float32(teacher.logits))

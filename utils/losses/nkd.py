@@ -18,7 +18,7 @@ class NKD(Method):
     def __init__(self, temperature: float = 1.0, gamma: float = 1.5, ce: float = 1.0):
         super().__init__()
         self.temperature = temperature_of(temperature)
-        self.gamma, self.ce = at_least(0, "gamma", gamma), at_least(0, "ce", ce)
+        self.gamma, self.ce = at_least(0, gamma=gamma, ce=ce)
 
     def forward(self, student: Outputs, teacher: Outputs, labels: Tensor, progress: Tensor) -> dict[str, Tensor]:
         target, others = normalised(student.logits, teacher.logits, labels, self.temperature)

@@ -21,7 +21,7 @@ class OFD(Method):
 
     def __init__(self, weight: float = 0.001, ce: float = 1.0):
         super().__init__()
-        self.weight, self.ce = at_least(0, "weight", weight), at_least(0, "ce", ce)
+        self.weight, self.ce = at_least(0, weight=weight, ce=ce)
 
     def adapt(self, student: Outputs, teacher: Outputs) -> None:
         pairs = pair_maps(student.preactivations, teacher.preactivations)

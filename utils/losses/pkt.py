@@ -21,7 +21,7 @@ class PKT(Method):
 
     def __init__(self, weight: float = 30000.0, ce: float = 1.0):
         super().__init__()
-        self.weight, self.ce = at_least(0, "weight", weight), at_least(0, "ce", ce)
+        self.weight, self.ce = at_least(0, weight=weight, ce=ce)
 
     def forward(self, student: Outputs, teacher: Outputs, labels: Tensor, progress: Tensor) -> dict[str, Tensor]:
         divergence = neighbour_divergence(student.embedding, teacher.embedding)

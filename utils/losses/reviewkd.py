@@ -23,7 +23,7 @@ class ReviewKD(Method):
 
     def __init__(self, weight: float = 1.0, ce: float = 1.0, warmup: float = 0.083):
         super().__init__()
-        self.weight, self.ce = at_least(0, "weight", weight), at_least(0, "ce", ce)
+        self.weight, self.ce = at_least(0, weight=weight, ce=ce)
         self.warmup = within(0, 1, "warmup", warmup)
 
     def adapt(self, student: Outputs, teacher: Outputs) -> None:

@@ -21,9 +21,7 @@ class RKD(Method):
 
     def __init__(self, distance: float = 25.0, angle: float = 50.0, ce: float = 1.0):
         super().__init__()
-        self.distance, self.angle, self.ce = (
-            at_least(0, name, value) for name, value in (("distance", distance), ("angle", angle), ("ce", ce))
-        )
+        self.distance, self.angle, self.ce = at_least(0, distance=distance, angle=angle, ce=ce)
 
     def forward(self, student: Outputs, teacher: Outputs, labels: Tensor, progress: Tensor) -> dict[str, Tensor]:
         ours, theirs = (at_least_float32(each.embedding) for each in (student, teacher))

@@ -36,9 +36,7 @@ class RLD(Method):
         super().__init__()
         self.temperature = temperature_of(temperature)
         self.target_temperature = temperature_of(target_temperature, "target_temperature")
-        self.alpha, self.beta, self.ce = (
-            at_least(0, name, value) for name, value in (("alpha", alpha), ("beta", beta), ("ce", ce))
-        )
+        self.alpha, self.beta, self.ce = at_least(0, alpha=alpha, beta=beta, ce=ce)
         self.standardize = standardize
 
     def forward(self, student: Outputs, teacher: Outputs, labels: Tensor, progress: Tensor) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ class SP(Method):
 
     def __init__(self, weight: float = 3000.0, ce: float = 1.0):
         super().__init__()
-        self.weight, self.ce = at_least(0, "weight", weight), at_least(0, "ce", ce)
+        self.weight, self.ce = at_least(0, weight=weight, ce=ce)
 
     def forward(self, student: Outputs, teacher: Outputs, labels: Tensor, progress: Tensor) -> dict[str, Tensor]:
         distance = similarity_distance(student.features[-1], teacher.features[-1])

@@ -21,9 +21,7 @@ class SRRL(Method):
 
     def __init__(self, alpha: float = 1.0, beta: float = 1.0, ce: float = 1.0):
         super().__init__()
-        self.alpha, self.beta, self.ce = (
-            at_least(0, name, value) for name, value in (("alpha", alpha), ("beta", beta), ("ce", ce))
-        )
+        self.alpha, self.beta, self.ce = at_least(0, alpha=alpha, beta=beta, ce=ce)
 
     def adapt(self, student: Outputs, teacher: Outputs) -> None:
         sizes = student.embedding.shape[1], teacher.embedding.shape[1]

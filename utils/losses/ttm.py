@@ -17,7 +17,7 @@ class TTM(Method):
     def __init__(self, gamma: float = 0.1, weight: float = 1.0, ce: float = 1.0):
         super().__init__()
         self.gamma = within(0.0001, 100, "gamma", gamma)
-        self.weight, self.ce = at_least(0, "weight", weight), at_least(0, "ce", ce)
+        self.weight, self.ce = at_least(0, weight=weight, ce=ce)
 
     def forward(self, student: Outputs, teacher: Outputs, labels: Tensor, progress: Tensor) -> dict[str, Tensor]:
         term = transformed(student.logits, teacher.logits, self.gamma)

@@ -23,7 +23,7 @@ class VID(Method):
 
     def __init__(self, weight: float = 1.0, ce: float = 1.0):
         super().__init__()
-        self.weight, self.ce = at_least(0, "weight", weight), at_least(0, "ce", ce)
+        self.weight, self.ce = at_least(0, weight=weight, ce=ce)
 
     def adapt(self, student: Outputs, teacher: Outputs) -> None:
         self.parts = nn.ModuleList(Gaussian(*pair) for pair in pair_stages(student, teacher))

@@ -37,10 +37,8 @@ class WKD(Method):
     ):
         super().__init__()
         self.temperature = temperature_of(temperature)
-        self.weight, self.ce, self.kappa = (
-            at_least(0, name, value) for name, value in (("weight", weight), ("ce", ce), ("kappa", kappa))
-        )
-        self.epsilon = at_least(LEAST_EPSILON, "epsilon", epsilon)
+        self.weight, self.ce, self.kappa = at_least(0, weight=weight, ce=ce, kappa=kappa)
+        (self.epsilon,) = at_least(LEAST_EPSILON, epsilon=epsilon)
 
     def forward(self, student: Outputs, teacher: Outputs, labels: Tensor, progress: Tensor) -> dict[str, Tensor]:
         ours, theirs = (log_probabilities(each.logits, self.temperature) for each in (student, teacher))

@@ -57,5 +57,5 @@ def _networks_of(run: RunDir) -> dict[str, str]:
         return {}
     if identity["role"] == "teacher":
         return {"teacher": identity["network"]}
-    taught = {"teacher": identity.get("teacher")} if identity["role"] == "kd" else {}
-    return taught | {"student": identity["network"]}
+    teacher = {"teacher": identity.get("teacher")} if identity["role"] == "kd" else {}
+    return teacher | {"student": identity["network"]}

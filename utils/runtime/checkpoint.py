@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from utils.runtime.errors import UserError, printable, reading
 from utils.runtime.files import DamagedFile, Unread, leaves, read_tensors, sha256_of, write_tensors
+from utils.runtime.history import RANGES
 from utils.runtime.identity import Identity
 from utils.runtime.normalisation import FLAGS, Explicit, choose_normalisation
-from utils.runtime.run_dir import RECORD
 from utils.runtime.schema import NUMBER, fits, is_name
 from utils.runtime.weights import find_weights, fit_weights, read_content, require_type
 
@@ -100,7 +100,7 @@ def _check(path: Path, content: dict[str, Any]) -> None:
             ("mean", len(content["mean"]) == 3),
             ("std", len(content["std"]) == 3 and min(content["std"]) > 0),
             ("metrics", fits(list(content["metrics"].values()), [(*NUMBER, type(None))])),
-            ("history", fits(content.get("history", []), [RECORD])),
+            ("history", fits(content.get("history", []), [RANGES])),
         )
         if not is_right
     ]

@@ -61,11 +61,6 @@ class Identity:
     def to_record(self) -> dict[str, Any]:
         return {"identity": self.values, "defaults": self.defaults, "label": self.label}
 
-    def is_plain(self) -> bool:
-        """Whether all settings are texts, numbers or None, as this program writes them."""
-        settings = *self.values.items(), *self.defaults.items(), ("label", self.label)
-        return all(isinstance(n, str) and isinstance(v, str | int | float | None) for n, v in settings)
-
     def __getitem__(self, name: str) -> Any:
         return self.values[name]
 

@@ -1,22 +1,18 @@
-"""A run directory: what it holds, whether it may be written to, and its rows and metrics on disk."""
+"""A run directory: what it holds, whether it may be written to, and whether its files are of that run."""
 
-import csv
-import io
-import json
 import os
-from collections.abc import Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from utils.runtime.atomic import fsync, remove_abandoned, try_lock
 from utils.runtime.errors import DamagedFile, UserError, reading
 from utils.runtime.files import write_text
+from utils.runtime.history import read_history
 from utils.runtime.identity import Identity
+from utils.runtime.json_file import AGAIN, read_json, write_json
 from utils.runtime.ranges import COUNT, PERCENT, POSITIVE, Range, optional, require_ranges
-from utils.runtime.regular_file import read_regular
-from utils.runtime.schema import LARGEST, fits
 
 FILES = ("config.json", "history.csv", "last.pt", "best.pt", "accuracy.png", "loss.png")
 ANALYSIS = "analysis.json"
@@ -29,36 +25,9 @@ RESULT_RANGES = {
 WEIGHTS = "weights_sha256"  # of the network that the metrics were measured on
 RESULT_KEYS = (*RESULT_RANGES, "model", "dataset", WEIGHTS)
 PLOTS = ("reliability.png", "confusion.png", "mistakes.png")
-AGAIN = "--overwrite makes that run again"
 ROLES = ("teacher", "student", "kd")
 PARTS = ("train", "val", "test")
-TEACHER = {
-    "val_top1": optional(PERCENT),
-    "train_top1": optional(PERCENT),
-}  # as it was measured before the training
-
-
-@dataclass(frozen=True)
-class EpochRecord:
-    """A row of history.csv: losses are means over samples, accuracies percent."""
-
-    epoch: int
-    lr: float
-    train_loss: float
-    train_top1: float
-    train_top5: float
-    val_loss: float | None
-    val_top1: float | None
-    val_top5: float | None
-    seconds: float  # of training alone
-
-
-COLUMNS = tuple(field.name for field in fields(EpochRecord))
-RECORD = {
-    **{"epoch": POSITIVE, "lr": Range(), "train_loss": Range(-LARGEST)},  # an objective may be below zero
-    **{"train_top1": PERCENT, "train_top5": PERCENT, "val_loss": optional(Range())},
-    **{"val_top1": optional(PERCENT), "val_top5": optional(PERCENT), "seconds": Range()},
-}
+TEACHER = dict.fromkeys(("val_top1", "train_top1"), optional(PERCENT))  # as it was measured before the training
 
 
 class RunDir:
@@ -128,7 +97,7 @@ class RunDir:
             return False
         return not new.differing(identity) and not (identity.partial and identity.differing(new))
 
-    def keep(self) -> None:
+    def unmark_overwrite(self) -> None:
         """Let the run that is here stay, also where `mark_overwrite` was to have it replaced."""
         self.overwrite.unlink(missing_ok=True)
 
@@ -162,9 +131,7 @@ class RunDir:
         After results and plots, which --resume makes again, it is gone by one rename; what is left then is no run.
         """
         measured = (self.results.name, self.analysis.name, *PLOTS)
-        of_checkpoints = (  # what test.py writes
-            f"{stem}.{name}" for stem in ("last", "best") for name in measured
-        )
+        of_checkpoints = (f"{stem}.{name}" for stem in ("last", "best") for name in measured)  # of test.py
         for name in (*measured, *of_checkpoints):
             (self.path / name).unlink(missing_ok=True)
         if self._has_files():
@@ -195,16 +162,6 @@ class RunDir:
         others = (content.get(name) for name in ("teacher", "baseline"))
         return any(isinstance(other, dict) and other.get("run") == self.path.parent.name for other in others)
 
-    def write_history(self, history: Sequence[EpochRecord]) -> None:
-        """Write history.csv whole: a torn line of an earlier process is gone after it."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for record in history:
-            values = asdict(record).values()
-            writer.writerow("" if value is None else f"{value:.6g}" for value in values)
-        write_text(self.history, text.getvalue())
-
     def read_config(self) -> dict[str, Any]:
         """What config.json records of this run. Raises UserError for a damaged file."""
         counts = dict.fromkeys(PARTS, int)
@@ -231,11 +188,8 @@ class RunDir:
         """
         identity = Identity.from_record(record)
         kind = identity.get("method" if identity.get("role") == "kd" else "role")
-        kind, name, seed = (
-            f"{kind}-{identity.get('network')}",
-            self.path.parent.name,
-            f"seed{identity.get('seed')}",
-        )
+        kind, seed = f"{kind}-{identity.get('network')}", f"seed{identity.get('seed')}"
+        name = self.path.parent.name
         # Runs of before it was recorded: of their name, all but the settings of the method is known.
         own = record.get("run") or (name if name == kind or name.startswith(f"{kind}-") else kind)
         if (own, seed) == (name, self.path.name):
@@ -259,58 +213,5 @@ class RunDir:
         return results
 
     def read_history(self) -> list[dict[str, float | None]]:
-        """The rows of history.csv, numbers or None, one at least. Raises UserError for a damaged file."""
-        hint = f"remove {self.results}, then --resume repairs both"
-        try:
-            data = read_regular(self.history)
-        except FileNotFoundError:
-            raise UserError(f"{self.history} is missing", hint) from None
-        with reading(self.history, hint):
-            text = io.StringIO(data.decode(errors="replace"), newline="")
-            rows = [{name: _number(name, row[name]) for name in COLUMNS} for row in csv.DictReader(text)]
-            if not rows:
-                raise ValueError("it has no epoch")
-        for row in rows:
-            require_ranges(self.history, row, RECORD, hint)
-        return rows
-
-
-def _number(column: str, text: str) -> float | None:
-    """A cell of history.csv; only validation metrics may be absent."""
-    return None if not text and column.startswith("val_") else _bounded(float(text))
-
-
-def _bounded(value: float) -> float:
-    """`value`; raises ValueError for one that is not finite or beyond what is calculated with."""
-    if not abs(value) < LARGEST:
-        raise ValueError(f"{value:g} is no number that it may hold")
-    return value
-
-
-def read_json(path: Path, **required: Any) -> dict[str, Any]:
-    """Read a JSON object that has the keys of `required`, of these kinds (see `fits`), and only finite numbers.
-
-    Raises DamagedFile for anything else, OSError for what cannot be read.
-    """
-    try:
-        data = read_regular(path)
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing", AGAIN) from None
-    with reading(path, AGAIN):
-        content = json.loads(
-            data.decode(errors="surrogateescape"),
-            parse_int=lambda text: _bounded(int(text)),
-            parse_float=lambda text: _bounded(float(text)),
-            parse_constant=lambda text: _bounded(float(text)),
-        )
-        json.dumps(content, ensure_ascii=False).encode(errors="surrogateescape")  # so that it can be written again
-        if not isinstance(content, dict):
-            raise ValueError("it is no object with keys")
-    for key, kind in required.items():
-        if not fits(content.get(key), kind):
-            raise DamagedFile(f"{path} is damaged (no {key!r} that it should have)", AGAIN)
-    return content
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+        """The rows of history.csv, see `read_history`."""
+        return read_history(self.history, f"remove {self.results}, then --resume repairs both")

@@ -38,3 +38,10 @@ def is_text(value: str) -> bool:
 def is_name(value: Any) -> bool:
     """Whether this may be a part of a folder's name."""
     return isinstance(value, str) and NAME.fullmatch(value) is not None and len(value) <= 100
+
+
+def bounded(value: float) -> float:
+    """`value`; raises ValueError for one that is not finite or beyond what is calculated with."""
+    if not abs(value) < LARGEST:
+        raise ValueError(f"{value:g} is no number that it may hold")
+    return value

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from utils.runtime.checkpoint import map_tensors, save_checkpoint
-from utils.runtime.run_dir import EpochRecord, RunDir
+from utils.runtime.history import EpochRecord, write_history
+from utils.runtime.run_dir import RunDir
 from utils.training.state import TrainState
 
 # Seconds from one writing to the next. On a GPU an epoch may take less than the writing after it: VGG19-BN with
@@ -51,5 +52,5 @@ class CheckpointWriter:
         for name, path in (("best", self.run_dir.best), ("last", self.run_dir.last)):
             if name in self.unwritten:
                 save_checkpoint(path, *self.unwritten[name])
-        self.run_dir.write_history(self.state.history)
+        write_history(self.run_dir.history, self.state.history)
         self.unwritten, self.written_at = {}, time.monotonic()

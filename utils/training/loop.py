@@ -17,7 +17,7 @@ from utils.evaluation.metrics import Meter, Metrics, evaluate
 from utils.losses import Outputs
 from utils.runtime.device import Compute
 from utils.runtime.errors import UserError
-from utils.runtime.run_dir import EpochRecord
+from utils.runtime.history import EpochRecord
 from utils.training.cuda_graph import graphed
 from utils.training.optimizer import set_lr
 from utils.training.state import TrainState, floats
@@ -28,7 +28,7 @@ LOG_INTERVAL = 0.3  # seconds between two readings of the running loss; each wai
 class Teacher(Protocol):
     """Outputs for a batch of a view, wherever they come from."""
 
-    def show(self, view: int) -> None:
+    def set_view(self, view: int) -> None:
         """Prepare for the batches of view number `view`."""
 
     def __call__(self, batch: Batch) -> Outputs:
@@ -105,7 +105,7 @@ def fit(
         view = train.view_number(epoch)
         run.view = train.view(view)
         if teacher is not None:
-            teacher.show(view)
+            teacher.set_view(view)
         started = time.perf_counter()  # not before: to make the teacher's outputs must not seem a part of training
         metrics = _train_epoch(epoch, step, run, options)
         seconds = time.perf_counter() - started

@@ -8,7 +8,7 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from utils.evaluation.metrics import Metrics
-from utils.runtime.run_dir import EpochRecord
+from utils.runtime.history import EpochRecord
 
 ESTIMATE_AFTER = 5.0  # seconds of training
 LONG = 20 * 60.0  # seconds, from which a CPU user is told what would be faster

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.losses.method import CrossEntropy, Method
-from utils.runtime.run_dir import EpochRecord
+from utils.runtime.history import EpochRecord
 from utils.training.optimizer import build_optimizer, load_optimizer
 
 

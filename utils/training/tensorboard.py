@@ -11,7 +11,7 @@ from utils.data.batches import Batches
 from utils.distillation.taps import TappedNetwork
 from utils.runtime.device import Compute
 from utils.runtime.errors import UserError
-from utils.runtime.run_dir import EpochRecord
+from utils.runtime.history import EpochRecord
 from utils.training.loop import Teacher
 from utils.training.state import TrainState
 

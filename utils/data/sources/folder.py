@@ -17,8 +17,8 @@ from utils.data.image_set import ImageSet
 from utils.data.sources import Parts, Request
 from utils.data.sources.decode import DECODER_ERRORS, decode_image, is_flattened, quiet_decoders, reason_of
 from utils.data.sources.image_cache import Decoded, ImageCache, rows_by_key
-from utils.data.sources.scan import LAYOUT, Part, folders_in, listed, one_line, scan
-from utils.runtime.errors import UserError
+from utils.data.sources.scan import LAYOUT, Part, folders_in, listed, scan
+from utils.runtime.errors import UserError, printable
 from utils.runtime.files import write_text
 from utils.runtime.regular_file import open_regular
 from utils.runtime.system import physical_memory
@@ -207,7 +207,7 @@ def _report_unreadable(unreadable: list[tuple[Path, str]], count: int, request: 
 
 def _write_list(unreadable: list[tuple[Path, str]], data_dir: Path) -> Path:
     """Write all unreadable files, one a line, beside the data or else into a new file of the temporary folder."""
-    lines = (f"{one_line(str(path))}\t{one_line(reason)}\n" for path, reason in unreadable)
+    lines = (f"{printable(path)}\t{printable(reason)}\n" for path, reason in unreadable)
     text = f"{LIST_HEADER}\n{''.join(lines)}"
     path = data_dir / LIST_NAME
     with suppress(OSError):
@@ -240,7 +240,7 @@ def _notes_on_classes(parts: dict[str, ImageSet], listing: dict[str, Part]) -> l
             notes.append(f"{folder}/ has no images of: {listed(absent)}")
         few, many = (counts.index(pick(counts)) for pick in (min, max))
         if name == "train" and counts[many] > IMBALANCE * counts[few]:
-            extremes = " and ".join(f"{one_line(part.class_names[i])} {counts[i]}" for i in (many, few))
+            extremes = " and ".join(f"{printable(part.class_names[i])} {counts[i]}" for i in (many, few))
             ratio = counts[many] / counts[few]
             notes.append(f"{folder}/ is imbalanced: of its classes, {extremes} images ({ratio:.0f} to 1)")
     return notes

@@ -1,7 +1,6 @@
 """What lies in a folder of images: the files of each part and class, and what is passed over or misplaced."""
 
 import os
-import re
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from utils.data.sources.decode import EXTRAS, is_image
-from utils.runtime.errors import UserError
+from utils.runtime.errors import UserError, printable
 
 LAYOUT = "expected train/<class>/<image> and test/<class>/<image> under --data-dir"
 VAL_NAMES = ("val", "valid", "validation")
@@ -65,7 +64,7 @@ class PassedOver:
         """For instance `12 .txt, 3 .heic (pip install pillow-heif to read them), 1 dangling link (cat/1.jpg)`."""
         texts = []
         for kind, count in self.counts.most_common():
-            text = f"{count} {one_line(kind)}"
+            text = f"{count} {printable(kind)}"
             if kind in EXTRAS:
                 text += f" (pip install {EXTRAS[kind][0]} to read them)"
             if kind == DANGLING:
@@ -74,14 +73,9 @@ class PassedOver:
         return listed(texts)
 
 
-def one_line(text: str) -> str:
-    """`text` with its control characters escaped."""
-    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", lambda match: ascii(match[0])[1:-1], text)
-
-
 def listed(texts, most: int = LISTED) -> str:
     """The first few of `texts` with commas, and how many more there are."""
-    texts = [one_line(text) for text in texts]
+    texts = [printable(text) for text in texts]
     return ", ".join(texts[:most]) + (f" and {len(texts) - most} more" if len(texts) > most else "")
 
 

@@ -81,7 +81,7 @@ def _paint(scene: Tensor, distance: Tensor, colour: Tensor, sharpness: float | T
     scene.addcmul_(cover, colour - scene)
 
 
-# --- signed distances of shapes of about unit radius, [n, 32, 32] -----------------------------------
+# Signed distances of shapes of about unit radius, [n, 32, 32].
 
 
 def _disc(u: Tensor, v: Tensor) -> Tensor:

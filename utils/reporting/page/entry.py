@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 from utils.reporting.style import Style
 from utils.reporting.table import Row
 from utils.runtime.errors import UserError
+from utils.runtime.json_file import read_json
 from utils.runtime.ranges import COUNT, PERCENT, POSITIVE, Range, optional
-from utils.runtime.run_dir import ANALYSIS, PLOTS, read_json
+from utils.runtime.run_dir import ANALYSIS, PLOTS
 from utils.runtime.schema import fits
 
 # What the page reads of an analysis.json; a list names the kind of all its items.

@@ -10,7 +10,8 @@ from toys import CPU, NORMALISE, assert_same_weights, frozen, images, network, t
 from models import build_model
 from utils.data.augment import Augmentation
 from utils.data.batches import Batches, Normalise
-from utils.distillation.cache import OVERHEAD, SAMPLES, CachedTeacher, OutputCache, cached
+from utils.distillation.cached_teacher import SAMPLES, CachedTeacher, cached
+from utils.distillation.output_cache import OVERHEAD, OutputCache
 from utils.distillation.teacher import LiveTeacher
 from utils.losses import Outputs
 from utils.runtime.device import Compute
@@ -71,7 +72,7 @@ def test_cached_outputs_equal_live_ones_to_the_precision_of_float16(tmp_path, ne
     for written_before in (False, True):
         stored = opened(tmp_path, live, batches)
         for epoch in range(5):
-            stored.show(batches.view_number(epoch))
+            stored.set_view(batches.view_number(epoch))
             for batch in batches.epoch(epoch):
                 outputs, expected = stored(batch), live(batch)
                 assert outputs.features is None
@@ -87,10 +88,10 @@ def test_cached_outputs_equal_live_ones_to_the_precision_of_float16(tmp_path, ne
 
 def test_another_view_is_copied_to_where_the_one_before_it_was(tmp_path):
     stored = opened(tmp_path, teacher(needs="embedding"), served())
-    stored.show(0)
+    stored.set_view(0)
     first = [tensor.data_ptr() for tensor in stored.current[:2]]
     before = stored.current.logits.clone()
-    stored.show(1)
+    stored.set_view(1)
     assert [tensor.data_ptr() for tensor in stored.current[:2]] == first
     assert not torch.equal(stored.current.logits, before)
 
@@ -137,10 +138,10 @@ def test_outputs_are_those_of_the_same_teacher_images_augmentation_and_seed(tmp_
         "flip": (teacher(), served(flip=False), "data"),
         "seed": (teacher(), served(seed=1), "data"),
     }
-    opened(tmp_path, teacher(), served()).show(0)
+    opened(tmp_path, teacher(), served()).set_view(0)
     for what, (of, batches, data) in others.items():
         counting = Counting(of)
-        opened(tmp_path, counting, batches, data).show(0)
+        opened(tmp_path, counting, batches, data).set_view(0)
         assert counting.asked == 70, f"another {what} must not find these outputs"
 
 
@@ -300,7 +301,7 @@ def test_making_stops_when_interrupted_and_leaves_nothing_half(tmp_path):
 
     source, _ = cached(teacher(), served(), "data", 9, tmp_path, 1.0, stop)
     with pytest.raises(Stop):
-        source.show(0)
+        source.set_view(0)
     assert source.cache.read(0) is None
     assert not list(tmp_path.glob("*/view*"))
 
@@ -318,7 +319,7 @@ def test_outputs_that_would_take_more_than_the_limit_are_not_cached(tmp_path, ne
     assert "3 views" in text
     assert str(tmp_path) in text
     for view in range(3):
-        source.show(view)
+        source.set_view(view)
     assert sum(path.stat().st_size for path in source.cache.folder.glob("*.pt")) <= space
     assert at(space)[1].endswith("3 there already")
     assert isinstance(at(space - 1, epochs=2)[0], CachedTeacher)  # which need two views only
@@ -328,7 +329,7 @@ def test_the_outputs_used_longest_ago_make_room_and_nothing_else_does(tmp_path, 
     paths = []
     for number in range(2):
         source = opened(tmp_path, teacher(), served(seed=number))
-        source.show(0)
+        source.set_view(0)
         paths.append(source.cache.path(0))
         os.utime(paths[-1], (1000 + number, 1000 + number))
     mine = {tmp_path / "thesis.txt": b"mine", tmp_path / "thesis" / "view000.pt": b"mine, and very old"}
@@ -345,14 +346,14 @@ def test_the_outputs_used_longest_ago_make_room_and_nothing_else_does(tmp_path, 
     assert all(path.read_bytes() == content for path, content in mine.items())
     assert str(paths[0]) in capsys.readouterr().out
     # Once read, the other one is no longer the one used longest ago.
-    opened(tmp_path, teacher(), served(seed=1)).show(0)
+    opened(tmp_path, teacher(), served(seed=1)).set_view(0)
     assert paths[1].stat().st_mtime > time.time() - 60
 
 
 def test_only_files_that_begin_as_ours_are_removed_whole_or_not_and_never_through_a_link(tmp_path):
     folder, elsewhere = tmp_path / "cache", tmp_path / "elsewhere"
     for number, root in enumerate((folder, elsewhere, folder)):
-        opened(root, teacher(), served(seed=number)).show(0)
+        opened(root, teacher(), served(seed=number)).set_view(0)
     cut, far, ours = (opened(tmp_path / name, teacher(), served(seed=number)).cache.path(0)
                       for number, name in enumerate(("cache", "elsewhere", "cache")))  # fmt: skip
     os.truncate(cut, 1000)
@@ -375,7 +376,7 @@ def test_only_files_that_begin_as_ours_are_removed_whole_or_not_and_never_throug
 def test_room_is_made_view_by_view_and_the_run_at_hand_keeps_its_own(tmp_path):
     for seed in (0, 1):
         for view in range(6):
-            opened(tmp_path, teacher(), served(seed=seed, views=6)).show(view)
+            opened(tmp_path, teacher(), served(seed=seed, views=6)).set_view(view)
     own, other = (opened(tmp_path, teacher(), served(seed=seed, views=6)).cache for seed in (1, 0))
     size = other.path(0).stat().st_size
     opened(tmp_path, teacher(), served(seed=1, views=6), limit=(2 * SPACE + 4 * size) / 1e9)

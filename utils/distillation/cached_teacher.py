@@ -1,12 +1,10 @@
-"""A teacher's outputs for the views of the training images, cached on disk."""
+"""A teacher whose outputs for the views of the training images are cached on disk."""
 
 import hashlib
-import os
-import re
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
@@ -15,16 +13,14 @@ from tqdm import tqdm
 
 from utils.data.augment import VERSION
 from utils.data.batches import Batch, Batches
+from utils.distillation.output_cache import OVERHEAD, OutputCache, make_room
 from utils.distillation.teacher import LiveTeacher
 from utils.losses import Outputs
-from utils.runtime.atomic import opened, remove_abandoned, try_lock
-from utils.runtime.files import DamagedFile, read_tensors, write_tensors
+from utils.runtime.atomic import try_lock
 
 OUTPUT_BATCH = {"cpu": 128, "cuda": 2000}  # images of 32x32 pixels; VGG19-BN's fastest on two cores is 64 to 128
 LARGEST = torch.finfo(torch.float16).max
 REPORTED_AFTER = 5.0  # seconds
-HEADER = "teacher_outputs"  # the first entry of each file, by which it is known as ours
-OVERHEAD = 4096  # bytes of a file beside the outputs
 SAMPLES = 16  # images of a cached view that are compared with the live teacher
 # By which these may differ, as a share of their norm. Float16 is responsible for 0.0003; a network in bfloat16
 # differs from itself in float32 by 0.004 (trained) to 0.011; another crop of each image gives 0.08 to 0.3.
@@ -41,7 +37,7 @@ class CachedTeacher:
         self,
         live: LiveTeacher,
         batches: Batches,
-        cache: "OutputCache",
+        cache: OutputCache,
         check_interrupt: Callable[[], None] = lambda: None,
     ):
         self.live, self.batches, self.cache, self.check_interrupt = live, batches, cache, check_interrupt
@@ -50,8 +46,8 @@ class CachedTeacher:
         self.verified: set[int] = set()  # the views whose cached outputs are the teacher's
         self.contradicted = False
 
-    def show(self, view: int) -> None:
-        """Have the outputs for view number `view` at hand; where they were, so that a CUDA graph finds them."""
+    def set_view(self, view: int) -> None:
+        """Have the outputs for view number `view` ready, in the same memory, so that a CUDA graph finds them."""
         outputs = self.outputs(view)
         if self.current is None:
             self.current = _each(outputs, lambda t: t.to(self.batches.device, copy=True))
@@ -184,73 +180,9 @@ def cached(
     )
     try:
         cache.folder.mkdir(parents=True, exist_ok=True)
-        _make_room(folder, cache.folder, space, limit * 1e9)
+        make_room(folder, cache.folder, space, limit * 1e9)
     except OSError as error:
         print(f"warning: {folder}: {error.strerror}", file=sys.stderr)
     there = sum(cache.path(view).exists() for view in range(views))  # each is checked when it is read
     text = f"cached in {cache.folder}, {views} views in {space / 1e6:.1f} MB, {there} there already"
     return CachedTeacher(live, batches, cache, check_interrupt), text
-
-
-def _make_room(folder: Path, keep: Path, need: float, limit: float) -> None:
-    """Remove the outputs used longest ago until the rest and `keep`, which may grow to `need` bytes, fit.
-
-    Files that are not ours do not count, and stay.
-    """
-    for each in folder.iterdir():
-        if each.is_dir() and not each.is_symlink():
-            remove_abandoned(each)
-    states = {}
-    for path in folder.glob("*/view*.pt"):
-        with suppress(FileNotFoundError):  # another process has just removed it
-            if path.parent != keep and _is_ours(path):
-                states[path] = path.stat()
-    sizes = {path: state.st_size for path, state in states.items()}
-    for path in sorted(states, key=lambda path: states[path].st_mtime):
-        if need + sum(sizes.values()) <= limit:
-            break
-        print(f"note: {path} is removed to stay within --teacher-cache-limit")
-        path.unlink(missing_ok=True)
-        del sizes[path]
-
-
-def _is_ours(path: Path) -> bool:
-    """Whether a file begins with the header and key of an `OutputCache`, whole or not; a link never does."""
-    try:
-        with opened(path, os.O_RDONLY) as descriptor:
-            head = os.read(descriptor, OVERHEAD)
-    except OSError:
-        return False
-    return re.search(HEADER.encode() + rb".{1,9}\w{64}", head, re.DOTALL) is not None
-
-
-class OutputCache:
-    """One file for each view: float16 tensors with a checksum, written whole or not at all."""
-
-    def __init__(self, folder: Path, key: str, images: int, needs: str = "logits"):
-        self.folder, self.key, self.images, self.needs = folder, key, images, needs
-
-    def path(self, view: int) -> Path:
-        return self.folder / f"view{view:03}.pt"
-
-    def read(self, view: int) -> Outputs | None:
-        """The outputs for a view; None if they are not there or not whole."""
-        path = self.path(view)
-        try:
-            content = read_tensors(path)
-        except (DamagedFile, OSError):
-            return None
-        logits, embedding = content.get("logits"), content.get("embedding")
-        wanted = [logits, embedding] if self.needs == "embedding" else [logits]
-        fits = (isinstance(each, Tensor) and each.dtype == torch.float16 and each.dim() == 2 for each in wanted)
-        if content.get(HEADER) != self.key or not all(fits) or any(len(each) != self.images for each in wanted):
-            return None
-        with suppress(OSError):
-            os.utime(path)  # used just now: not the one to make room
-        return Outputs(logits, embedding if self.needs == "embedding" else None)
-
-    def write(self, view: int, outputs: Outputs) -> None:
-        content = {HEADER: self.key, "logits": outputs.logits}
-        if outputs.embedding is not None:
-            content["embedding"] = outputs.embedding
-        write_tensors(self.path(view), content)
