@@ -52,8 +52,10 @@ def main(argv: list[str]) -> None:
     foreign = Foreign(config.named_network, config.teacher_normalisation, images) if config.checkpoint else None
     evaluator = Evaluator(explicit, compute, build_model, foreign)
     if config.role == "all":
+        data_dir = None if "data_dir" in config.explicit else config.data_dir
         named = "dataset" in config.explicit
-        folder = (not named and only_folder(Path(config.results_dir))) or config.finished(config.dataset_dir)
+        only = None if named else only_folder(Path(config.results_dir), data_dir)
+        folder = only or config.finished(config.dataset_dir)
         networks = {role: getattr(config, role) for role in ("teacher", "student") if role in config.explicit}
         runs = choose_runs(finished_runs(folder, config.command("all")), networks)
         results, failed = evaluator.evaluate_all(runs)
