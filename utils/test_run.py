@@ -214,14 +214,16 @@ class Evaluator:
         compared: dict[str, Any] = {}
         beside = dataset_dir / f"teacher-{own.get('teacher')}" / seed / "last.pt"
         single = "teacher" in own.values and "teacher_mix" not in own.values
-        for path in (beside, Path(record.get("teacher_path", beside))) if single else ():
+        paths = (beside, Path(record.get("teacher_path", beside)))
+        for path in paths if single else ():
             other = self._other(path, network)
             if other is not None and other.sha256[:16] == own.get("teacher_sha256"):
                 metrics = compare_with_teacher(network.logits, other.logits, network.labels)
                 compared["teacher"] = {"run": path.parent.parent.name} | metrics
                 break
         if single and not compared:
-            print(f"not compared with the teacher: it is not at {beside}, or has been trained again since")
+            where = " or ".join(map(str, dict.fromkeys(paths)))
+            print(f"not compared with the teacher: no checkpoint with its weights is at {where}")
         path = dataset_dir / f"student-{own['network']}" / seed / "last.pt"
         other = self._other(path, network)
         if other is not None and _is_baseline(other, own, RunDir(path.parent)):
@@ -285,7 +287,7 @@ def _choose_images(path: Path, checkpoint: dict[str, Any], explicit: dict[str, A
 @cache
 def _note_data_dir(recorded: str, used: str) -> None:
     """Said once for each pair of folders."""
-    text = f"trained on images in {recorded}; tested on those in {used}, as --data-dir says"
+    text = f"trained on images in {recorded}; tested on those in {used} (--data-dir)"
     print(f"note: {text}", file=sys.stderr)
 
 
