@@ -55,8 +55,10 @@ def main(argv: list[str]) -> None:
     networks = Networks(explicit, compute, build_model, foreign)
     evaluator = Evaluator(networks)
     if config.role == "all":
+        data_dir = None if "data_dir" in config.explicit else config.data_dir
         named = "dataset" in config.explicit
-        folder = (not named and only_folder(Path(config.results_dir))) or config.locate(config.dataset_dir)
+        only = None if named else only_folder(Path(config.results_dir), data_dir)
+        folder = only or config.locate(config.dataset_dir)
         chosen = {role: getattr(config, role) for role in ("teacher", "student") if role in config.explicit}
         runs = choose_runs(finished_runs(folder, config.command("all")), chosen)
         results, failed = evaluator.evaluate_all(runs)

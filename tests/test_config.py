@@ -285,6 +285,15 @@ def test_flags_that_fit_together_are_taken():
     assert "dataset" not in config.explicit
 
 
+def test_a_pair_names_teacher_and_student_also_in_commands_to_paste(problem):
+    config = parsed("--kd --pair wrn_40_2-vgg8")
+    assert (config.teacher, config.student) == ("wrn_40_2", "vgg8")
+    assert config.command("teacher") == "python train.py --tto True --teacher wrn_40_2"
+    assert problem("--pair vgg13") == "--pair 'vgg13' is not two networks joined by a hyphen"
+    assert problem("--pair vgg13-vgg88").startswith("--pair 'vgg88' is unknown, did you mean vgg8?")
+    assert problem("--pair vgg13-vgg8 --student cnn") == "--pair and --student exclude each other"
+
+
 def test_an_error_is_one_line_whatever_was_given(problem):
     assert problem("'--a\nb\x1b[31m'") == r"unknown flag --a\nb\x1b[31m"
     assert problem("--recipe 'a\nb'") == r"--recipe 'a\nb' is unknown; known: default, long, crd-cifar100"
@@ -315,9 +324,3 @@ def test_what_needs_no_network_is_answered_without_importing_torch(line, expecte
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.endswith("heavy: []\n")
     assert expected in done.stdout + done.stderr
-
-
-def test_a_pair_that_is_none_is_refused(problem):
-    assert problem("--pair vgg13") == "--pair 'vgg13' is not two networks joined by a hyphen"
-    assert problem("--pair vgg13-vgg88").startswith("--pair 'vgg88' is unknown, did you mean vgg8?")
-    assert problem("--pair vgg13-vgg8 --student cnn") == "--pair and --student exclude each other"

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import resource
+import shlex
 import shutil
 import signal
 import subprocess
@@ -372,12 +373,11 @@ def test_what_overwrite_was_to_replace_is_replaced_by_the_printed_command(result
         os.kill(os.getpid(), signal.SIGTERM)
         return real(*arguments)
 
-    monkeypatch.setattr(train, "shlex", type("Join", (), {"join": staticmethod(lambda line: "\n".join(line))}))
     monkeypatch.setattr(utils.train_run, "train_run", stop)
     capsys.readouterr()
     assert run(train.main, [*table, "2", "--overwrite"]) == 143
     restore_signals()
-    again = capsys.readouterr().err.split("go on with: ")[1].split("\n")[2:-1]
+    again = shlex.split(capsys.readouterr().err.split("go on with: ")[1])[2:]
     monkeypatch.setattr(utils.train_run, "train_run", real)
     assert run(train.main, again) == 0
     for name in ("teacher-cnn_tiny", "student-cnn_tiny", "kd-cnn_tiny-t4"):

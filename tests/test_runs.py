@@ -142,12 +142,6 @@ def test_the_protocol_of_the_published_tables_is_a_recipe_of_both_roles_with_a_s
     assert parsed("--recipe crd-cifar100 --student shufflenetv1 --lr 0.02").lr == 0.02
 
 
-def test_a_pair_names_teacher_and_student_also_in_commands_to_paste():
-    config = parsed("--kd --pair wrn_40_2-vgg8")
-    assert (config.teacher, config.student) == ("wrn_40_2", "vgg8")
-    assert config.command("teacher") == "python train.py --tto True --teacher wrn_40_2"
-
-
 def test_adamw_has_a_learning_rate_and_weight_decay_of_its_own():
     for role in ("--tto", ""):
         config = parsed(f"{role} --optimizer adamw")

@@ -117,6 +117,9 @@ def load_teachers(
     members = tuple(
         load_teacher(path, config.teacher, needs, dataset, compute, build_model, normalisation) for path in paths
     )
+    if len({member.sha256 for member in members}) < len(members):
+        what = f"two of the teachers have the same weights: {', '.join(map(str, paths))}"
+        raise UserError(what, "name each --teacher-checkpoint once")
     return members[0] if len(members) == 1 else Ensemble(members, members, config.teacher_mix)
 
 

@@ -48,6 +48,23 @@ def test_who_teaches_is_part_of_the_identity_in_order_and_with_the_mix():
     assert pairs[0].settings == {"teacher_mix": "mean"}
 
 
+def test_a_teacher_that_is_named_twice_is_refused(monkeypatch):
+    class Config:
+        teacher_paths, teacher_normalisation, teacher, teacher_mix = ("a.pt", "b.pt", "c.pt"), None, "cnn", "mean"
+
+    hashes = dict(zip(Config.teacher_paths, "121", strict=True))
+    monkeypatch.setattr("utils.run.load_teacher", lambda path, *_: frozen(network(), sha256=hashes[path] * 64))
+    with pytest.raises(UserError, match=r"the same weights: a\.pt, b\.pt, c\.pt"):
+        load_teachers(Config, "logits", None, None, None)
+    hashes["c.pt"] = "3"
+    assert len(load_teachers(Config, "logits", None, None, None).members) == 3
+
+
+def test_what_sets_all_teachers_apart_is_said_once():
+    members = tuple(frozen(network(), note=note) for note in ("of another program", "", "of another program"))
+    assert Ensemble(members, members, "mean").note == "of another program"
+
+
 def test_features_of_several_teachers_are_refused_with_the_fix():
     class Config:
         teacher_paths, teacher_normalisation = ("a.pt", "b.pt"), None

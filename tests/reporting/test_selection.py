@@ -32,6 +32,14 @@ def test_several_folders_are_listed_with_the_flags_that_name_each(tmp_path):
     )
 
 
+def test_results_of_images_that_are_elsewhere_ask_for_their_folder(tmp_path):
+    run = finished_run(tmp_path / "cats/student-cnn/seed0", dataset="folder")
+    write_json(run.config, read_json(run.config) | {"data_dir": "my images/cats"})
+    with pytest.raises(UsageError, match="name them: --dataset folder --data-dir 'my images/cats'"):
+        only_folder(tmp_path, "data")
+    assert only_folder(tmp_path, "my images/cats") == only_folder(tmp_path) == tmp_path / "cats"
+
+
 @pytest.fixture
 def runs(tmp_path):
     kd = {"role": "kd", "method": "kd"}

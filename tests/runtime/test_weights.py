@@ -268,6 +268,8 @@ def test_a_misfit_says_what_differs(model):
         fit_weights("a.pt", build_model("cnn_tiny", 7).state_dict(), own, WHAT)
     with pytest.raises(UserError, match=r"features\.0\.weight is \(32, 3, 3, 3\) instead of \(16, 3, 3, 3\)"):
         fit_weights("a.pt", build_model("cnn", 10).state_dict(), own, WHAT)
+    with pytest.raises(UserError, match=r"no linear layer \(hint: save the whole network"):
+        fit_weights("a.pt", {n: t for n, t in weights.items() if "head" not in n}, own, WHAT)
     with pytest.raises(UserError, match="no batch norm"):
         fit_weights("a.pt", {n: t for n, t in weights.items() if t.ndim != 1 or "head" in n}, own, WHAT)
     two = {f"{net}.{name}": t for net in ("student", "teacher") for name, t in weights.items()}

@@ -38,7 +38,7 @@ class Ensemble:
 
     @property
     def note(self) -> str:
-        return "; ".join(filter(None, (member.note for member in self.members)))
+        return "; ".join(dict.fromkeys(member.note for member in self.members if member.note))
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -18,14 +18,16 @@ def compare(network: Network, run: RunDir, networks: Networks) -> dict[str, Any]
     compared: dict[str, Any] = {}
     beside = dataset_dir / f"teacher-{own.get('teacher')}" / seed / "last.pt"
     single = "teacher" in own.values and "teacher_mix" not in own.values
-    for path in (beside, Path(network.checkpoint["config"].get("teacher_path", beside))) if single else ():
+    paths = (beside, Path(network.checkpoint["config"].get("teacher_path", beside)))
+    for path in paths if single else ():
         other = _other(path, network, networks)
         if other is not None and other.sha256[:16] == own.get("teacher_sha256"):
             metrics = compare_with_teacher(network.logits, other.logits, network.labels)
             compared["teacher"] = {"run": path.parent.parent.name} | metrics
             break
     if single and not compared:
-        print(f"not compared with the teacher: it is not at {beside}, or has been trained again since")
+        where = " or ".join(map(str, dict.fromkeys(paths)))
+        print(f"not compared with the teacher: no checkpoint with its weights is at {where}")
     path = dataset_dir / f"student-{own['network']}" / seed / "last.pt"
     other = _other(path, network, networks)
     if other is not None and _is_baseline(other, own, RunDir(path.parent)):

@@ -143,7 +143,7 @@ def _choose_images(path: Path, checkpoint: dict[str, Any], explicit: dict[str, A
 @cache
 def _note_data_dir(recorded: str, used: str) -> None:
     """Said once for each pair of folders."""
-    text = f"trained on images in {recorded}; tested on those in {used}, as --data-dir says"
+    text = f"trained on images in {recorded}; tested on those in {used} (--data-dir)"
     print(f"note: {text}", file=sys.stderr)
 
 

@@ -9,10 +9,11 @@ from utils.runtime.identity import Identity
 from utils.runtime.run_dir import RESULTS, RunDir
 
 
-def only_folder(results_dir: Path) -> Path | None:
+def only_folder(results_dir: Path, data_dir: str | None = None) -> Path | None:
     """The only folder in `results_dir` with finished runs, or None without any.
 
-    Raises UsageError that lists them where there are several.
+    Raises UsageError that lists them where there are several, and where the one is of images that are not in
+    `data_dir`, the place that nobody named.
     """
     finished = sorted(results_dir.glob(f"*/*/seed*/{RESULTS}"))
     folders = Counter(path.parents[2] for path in finished)
@@ -20,6 +21,9 @@ def only_folder(results_dir: Path) -> Path | None:
         texts = [f"{folder.name} ({count} run{'s' * (count > 1)})" for folder, count in folders.items()]
         flags = dict.fromkeys(_dataset_flags(path) for path in finished)
         raise UsageError(f"{results_dir} holds results of {', '.join(texts)}", f"name one: {' or '.join(flags)}")
+    flags = [text for text in map(_dataset_flags, finished) if "--data-dir" in text]
+    if data_dir is not None and flags and f"--data-dir {shlex.quote(data_dir)}" not in flags[0]:
+        raise UsageError(f"{finished[0].parents[2]} holds results of one's own images", f"name them: {flags[0]}")
     return next(iter(folders), None)
 
 

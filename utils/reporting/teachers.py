@@ -49,7 +49,7 @@ def describe_teacher(
     if origin is not None and origin.get("data") != student.get("data"):
         texts.append("teacher trained on other images")
     if teacher.note:
-        texts.append(f"teacher {teacher.note}")
+        texts.append(f"teacher{'s' * ('teacher_mix' in student.values)} {teacher.note}")
     elif complete and teacher.sha256 and teacher.sha256 not in own and "teacher_mix" not in student.values:
         namesakes = [identity for identity in own.values() if identity["network"] == teacher.name]
         text = "taught by another teacher than the table's" if namesakes else "teacher not in this table"

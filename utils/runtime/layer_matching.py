@@ -183,6 +183,8 @@ def describe_misfit(own: list[Layer], theirs: list[Layer], what: str) -> tuple[s
     if _is_table_vgg(own) and vgg and len(own) == len(theirs):
         text = f"does not fit {what}: its layers have other names, and where its poolings are they do not tell"
         return text, f"--teacher {vgg}_bn has a pooling after each width"
+    if heads and not linear:
+        return f"does not fit {what}: it has no linear layer", "save the whole network, with its head"
     repeated = next((layers for layers in _by_bare_name(theirs).values() if len(layers) > 1), None)
     if repeated:
         first, second = (printable(layer.name, 80) for layer in repeated[:2])
