@@ -240,7 +240,7 @@ class Evaluator:
             return None
         try:
             other = self.network(path)
-        except UserError:  # no checkpoint of this program: a plain state_dict teaches, but is of no known images
+        except (UserError, OSError):  # also a plain state_dict: it teaches, but is of no known images
             return None
         finished = other.checkpoint["epoch"] == other.checkpoint["config"]["identity"]["epochs"]
         same_images = other.test is network.test or other.test.fingerprint() == network.test.fingerprint()
@@ -315,7 +315,7 @@ def _is_baseline(other: Network, own: Identity, run: RunDir) -> bool:
     """Whether `other` is the student alone of `run`, with the recipe of the student with the identity `own`."""
     try:
         require_own(other, run)
-    except UserError:
+    except (UserError, OSError):
         return False
     return Identity.from_record(other.checkpoint["config"]).same_but_for_teaching(own)
 
