@@ -140,7 +140,8 @@ def test_the_least_certain_images_are_plotted_the_least_certain_first(photos, tm
     monkeypatch.setitem(utils.predict_run.EVAL_BATCH, "cpu", 1)
     predict_files([str(photos)], CHECKPOINT, MeanColour(), CPU).save(tmp_path / "out.csv", "toy")
     order = sorted(COLOURS, key=lambda name: confidence_of(COLOURS[name])[1])[:3]
-    assert [caption["true"] for caption in plotted["captions"]] == [os.path.basename(name) for name in order]
+    files = ["/".join((photos / name).parts[-2:]) for name in order]
+    assert [caption["true"] for caption in plotted["captions"]] == files
     assert [tuple(pixels[0, 0]) for pixels in plotted["images"]] == [COLOURS[name] for name in order]
     assert plotted["path"] == tmp_path / "out.png"
     assert plotted["title"] == "toy: least certain images (3 of 4)"

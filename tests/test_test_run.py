@@ -144,6 +144,16 @@ def test_a_run_without_its_neighbours_is_measured_alone(copy):
     assert (analysis["teacher"], analysis["baseline"]) == (None, None)
 
 
+@pytest.mark.parametrize("name", ["last.pt", "config.json"])
+def test_a_neighbour_that_cannot_be_read_is_not_compared_with(copy, name):
+    distilled, path = copy / "kd-cnn_tiny-t5/seed0", copy / "student-cnn_tiny/seed0" / name
+    path.unlink()
+    path.mkdir()
+    analysis = Evaluator({}, CPU, build_model).evaluate(distilled / "last.pt", RunDir(distilled))
+    assert analysis["teacher"] is not None
+    assert analysis["baseline"] is None
+
+
 def test_other_test_images_than_those_of_the_run_leave_its_metrics_as_they_are(copy):
     run = copy / "student-cnn_tiny/seed0"
     before = (run / "test.json").read_bytes(), (run / "analysis.json").read_bytes()

@@ -60,7 +60,7 @@ class Predictions:
         csv.writer(text, lineterminator="\n").writerows((COLUMNS, *self.all))
         write_text(table, text.getvalue())
         sheet = [
-            {"true": each.path.name, "predicted": each.class_name, "confidence": each.confidence}
+            {"true": "/".join(each.path.parts[-2:]), "predicted": each.class_name, "confidence": each.confidence}
             for each, _ in self.least_certain
         ]
         pixels = np.stack([pixels for _, pixels in self.least_certain])

@@ -11,7 +11,7 @@ from matplotlib.text import Text
 from PIL import Image
 
 from utils.evaluation.analysis import analyse
-from utils.reporting import fonts
+from utils.reporting import diagnostics, fonts
 from utils.reporting.diagnostics import plot_confusion, plot_mistakes, plot_reliability
 
 LONG = "a class name that is far too long for any plot"
@@ -167,6 +167,10 @@ def with_cat(tmp_path):
     fontManager.addfont(tmp_path / "cats.ttf")
     yield
     fontManager.ttflist.pop()
+
+
+def test_control_characters_in_the_name_of_a_class_are_written_out():
+    assert diagnostics._short("b\nad\x1b[31m", 200) == r"b ad\x1b[31m"
 
 
 def test_names_in_chinese_are_drawn_in_an_installed_font_that_has_them(

@@ -221,12 +221,21 @@ def test_images_and_plots_are_told_in_words_and_headings_skip_no_level(shapes):
     ],
     ids=range(12),
 )
-def test_a_damaged_analysis_is_named_and_the_old_page_stays(shapes, damage):
-    (shapes / "report.html").write_text("old")
-    (shapes / "teacher-cnn/seed2/analysis.json").write_text(damage)
-    with pytest.raises(UserError, match=r"seed2/analysis\.json is damaged \(hint: remove it, then python"):
-        write_page(shapes)
-    assert (shapes / "report.html").read_text() == "old"
+def test_a_damaged_analysis_is_named_and_the_page_has_all_others(shapes, damage, capsys):
+    path = shapes / "teacher-cnn/seed2/analysis.json"
+    path.write_text(damage)
+    page = write_page(shapes).read_text()
+    assert f"left out of the page: {path} is damaged (hint: remove it, then python" in capsys.readouterr().err
+    path.unlink()
+    assert write_page(shapes).read_text() == page
+
+
+def test_a_folder_in_the_place_of_an_analysis_is_named_and_passed_over(shapes, capsys):
+    path = shapes / "teacher-cnn/seed2/analysis.json"
+    path.unlink()
+    path.mkdir()
+    write_page(shapes)
+    assert f"left out of the page: {path} is damaged" in capsys.readouterr().err
 
 
 def test_mistakes_name_the_files_of_their_images_where_these_have_any(shapes):

@@ -66,6 +66,13 @@ def test_a_truncated_checkpoint_is_refused(tmp_path, size):
         load_checkpoint(path)
 
 
+def test_an_epoch_before_the_first_is_refused(tmp_path):
+    model = build_model("cnn_tiny", 3)
+    save_checkpoint(tmp_path / "a.pt", model.state_dict(), CONTENT | {"epoch": -1})
+    with pytest.raises(DamagedFile, match="'epoch' cannot be -1"):
+        load_checkpoint(tmp_path / "a.pt")
+
+
 def test_text_and_other_contents_are_refused(tmp_path):
     path = tmp_path / "a.pt"
     path.write_text("no checkpoint")

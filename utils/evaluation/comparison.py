@@ -45,7 +45,7 @@ def _other(path: Path, network: Network, networks: Networks) -> Network | None:
         return None
     try:
         other = networks.network(path)
-    except UserError:  # no checkpoint of this program: a plain state_dict teaches, but is of no known images
+    except (UserError, OSError):  # also a plain state_dict: it teaches, but is of no known images
         return None
     same_images = other.test is network.test or other.test.fingerprint() == network.test.fingerprint()
     return other if other.is_finished and same_images else None
@@ -55,6 +55,6 @@ def _is_baseline(other: Network, own: Identity, run: RunDir) -> bool:
     """Whether `other` is the student alone of `run`, with the recipe of the distilled one with identity `own`."""
     try:
         require_own(other, run)
-    except UserError:
+    except (UserError, OSError):
         return False
     return other.identity.same_but_for_teaching(own)

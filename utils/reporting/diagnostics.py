@@ -10,6 +10,7 @@ from matplotlib.colors import PowerNorm
 from utils.reporting.calibration import FEW, read_bins
 from utils.reporting.fonts import text_width, use_fonts
 from utils.reporting.style import COLOURS, DARK, GREY, OTHER, PLAIN, WHOLE, new_figure, save, styled, styles
+from utils.runtime.errors import printable
 
 Analysis = Mapping[str, Any]  # of utils.evaluation.analysis
 
@@ -112,7 +113,7 @@ def plot_mistakes(images: np.ndarray, analysis: Analysis, path: Path, title: str
 
 def _short(name: str, width: float) -> str:
     """A class name on one line, without its middle where it is wider than so many points."""
-    name = " ".join(name.encode(errors="replace").decode().split())  # a folder's name need not be text
+    name = printable(" ".join(name.encode(errors="replace").decode().split()))  # a folder's name need not be text
     if text_width(name) <= width:
         return name
     cuts = (f"{name[: n // 2].rstrip()}…{name[n // 2 + 1 - n :].lstrip()}" for n in range(len(name) - 1, 2, -1))

@@ -97,6 +97,7 @@ def _check(path: Path, content: dict[str, Any]) -> None:
         for key, is_right in (
             ("model_name", is_name(content["model_name"])),
             ("image_size", 0 < content["image_size"] < LARGEST_IMAGE_SIZE),
+            ("epoch", content["epoch"] >= 0),
             ("mean", len(content["mean"]) == 3),
             ("std", len(content["std"]) == 3 and min(content["std"]) > 0),
             ("metrics", fits(list(content["metrics"].values()), [(*NUMBER, type(None))])),

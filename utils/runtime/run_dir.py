@@ -93,7 +93,7 @@ class RunDir:
         """Whether an earlier command was to overwrite this run by one of these settings."""
         try:
             new = replace(Identity.from_record(read_json(self.overwrite, identity=dict)), partial=True)
-        except UserError:
+        except (UserError, OSError):
             return False
         return not new.differing(identity) and not (identity.partial and identity.differing(new))
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from utils.reporting.style import Style
 from utils.reporting.table import Row
-from utils.runtime.errors import UserError
+from utils.runtime.errors import UserError, printable
 from utils.runtime.json_file import read_json
 from utils.runtime.ranges import COUNT, PERCENT, POSITIVE, Range, optional
 from utils.runtime.run_dir import ANALYSIS, PLOTS
@@ -90,9 +90,14 @@ def _class_means(seeds: Sequence[Sequence[float | None]]) -> list[float | None]:
 
 
 def read_entry(style: Style, row: Row, folder: Path) -> Entry:
-    """Read the runs of a row in its `folder`. Raises UserError for a damaged analysis.json."""
+    """Read the runs of a row in its `folder`; what a damaged analysis.json tells is left out with a warning."""
     paths = {seed: folder / f"seed{seed}" / ANALYSIS for seed in sorted(row.tests)}
-    analysis = {seed: _read(path) for seed, path in paths.items() if path.exists()}
+    analysis = {}
+    for seed, path in paths.items():
+        try:
+            analysis |= {seed: _read(path)} if path.exists() else {}
+        except UserError as error:
+            print(printable(f"warning: left out of the page: {error}"), file=sys.stderr)
     run = folder / f"seed{min(analysis)}" if analysis else None
     return Entry(style, row, analysis, {name: _image(run / name) for name in PLOTS} if run else {})
 
@@ -115,7 +120,7 @@ def _read(path: Path) -> dict[str, Any]:
     damaged = UserError(f"{path} is damaged", "remove it, then python test.py --all writes it again")
     try:
         analysis = read_json(path)
-    except UserError as error:
+    except (UserError, OSError) as error:
         raise damaged from error
     if isinstance(analysis, dict):  # an earlier version measured less
         analysis = {"latency_q1_ms": None, "latency_q3_ms": None, "busy": ""} | analysis
