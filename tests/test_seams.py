@@ -101,7 +101,17 @@ def load(request) -> Parts:
 def house(tmp_path) -> Path:
     """A copy of the repository without what git does not know."""
     copy = tmp_path / "house"
-    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.py", "*.css", "*.jinja"]
+    listed = [
+        "git",
+        "ls-files",
+        "--cached",
+        "--others",
+        "--exclude-standard",
+        "*.py",
+        "*.css",
+        "*.jinja",
+        "utils/*.csv",
+    ]
     for name in subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split():
         target = copy / name
         target.parent.mkdir(parents=True, exist_ok=True)
