@@ -149,7 +149,7 @@ def test_a_neighbour_that_cannot_be_read_is_not_compared_with(copy, name):
     distilled, path = copy / "kd-cnn_tiny-t5/seed0", copy / "student-cnn_tiny/seed0" / name
     path.unlink()
     path.mkdir()
-    analysis = Evaluator({}, CPU, build_model).evaluate(distilled / "last.pt", RunDir(distilled))
+    analysis = Evaluator(Networks({}, CPU, build_model)).evaluate(distilled / "last.pt", RunDir(distilled))
     assert analysis["teacher"] is not None
     assert analysis["baseline"] is None
 

@@ -31,6 +31,18 @@ IMPORTED = {
 }
 
 
+@pytest.fixture(autouse=True)
+def in_the_foreground():
+    """Programs begin as in a terminal, also where the tests run in the background or under `nohup`."""
+    numbers = (signal.SIGINT, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in numbers}
+    for number, handler in zip(numbers, (signal.default_int_handler, signal.SIG_DFL), strict=True):
+        signal.signal(number, handler)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 def python(main: str, folder: Path = ROOT) -> subprocess.CompletedProcess:
     """Run a program whose `main` has this body."""
     body = "def main(argv):\n" + "".join(f"    {line}\n" for line in main.strip().splitlines())
