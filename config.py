@@ -209,9 +209,8 @@ class Config(Recipe):
         if self.role == "kd" and (slug := self.method.slug(*("temperature", "alpha") * self.swept)):
             name += f"-{slug}"
         if self.role == "kd" and len(self.teacher_checkpoint) > 1:
-            name += f"-{len(self.teacher_checkpoint)}teachers" + f"-{self.teacher_mix}" * (
-                self.teacher_mix != "mean"
-            )
+            mix = "" if self.teacher_mix == "mean" else f"-{self.teacher_mix}"
+            name += f"-{len(self.teacher_checkpoint)}teachers{mix}"
         return (self.sweep_dir if self.swept else self.dataset_dir) / name / f"seed{self.seed}"
 
     def locate(self, path: Path) -> Path:

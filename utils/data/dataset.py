@@ -10,10 +10,10 @@ from utils.data.image_set import ImageSet
 from utils.data.sources import Parts, load_images
 from utils.runtime.device import Compute
 from utils.runtime.errors import UserError
+from utils.runtime.identity import FINGERPRINTS
 
 VAL_SHARE = 0.1  # of the training images, held out where the user names no number: 5,000 of CIFAR's
 EVAL_BATCH = {"cpu": 250, "cuda": 2000}  # images of 32x32 pixels
-FINGERPRINTS = {"train": "data", "val": "val_data", "test": "test_data"}  # the names of the parts' in an identity
 
 
 @dataclass(frozen=True)

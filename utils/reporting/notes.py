@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from utils.reporting.rows import FINGERPRINTS, Row
+from utils.reporting.rows import Row
 from utils.reporting.teachers import DIGITS, describe_teacher
-from utils.runtime.identity import SEED
+from utils.runtime.identity import FINGERPRINTS, SEED
 from utils.runtime.run_dir import PARTS
 
 WORDS = {"train": "training", "val": "validation", "test": "test"}

@@ -8,10 +8,8 @@ from typing import Any, NamedTuple
 
 from utils.reporting.teachers import Teacher, format_hashes, format_teachers, teacher_of
 from utils.runtime.errors import UserError, printable
-from utils.runtime.identity import Identity
+from utils.runtime.identity import FINGERPRINTS, Identity
 from utils.runtime.run_dir import PARTS, RESULTS, WEIGHTS, RunDir
-
-FINGERPRINTS = {"train": "data", "val": "val_data", "test": "test_data"}  # their names in an identity
 
 
 class Images(NamedTuple):

@@ -8,6 +8,7 @@ from utils.runtime.schema import NUMBER, fits, is_name
 SEED = ("seed", "teacher_sha256")  # what differs between the seeds of a row: each has its own teacher
 # What a student alone does not have; mean and std are recorded of a teacher of another program.
 TEACHING = ("role", "method", "teacher", "teacher_sha256", "teacher_mean", "teacher_std", "teacher_mix")
+FINGERPRINTS = {"train": "data", "val": "val_data", "test": "test_data"}  # names of the parts of the data
 SWEPT = ("temperature", "alpha")  # settings of a method that a sweep varies
 SETTING = "method."  # before the name of each setting of a method
 KINDS = {  # of the settings that name folders and files or are calculated with; others are only compared

@@ -8,9 +8,8 @@ from typing import Any, NamedTuple
 from utils.reporting.format import GAIN, TEACHER, TOP5, duration, row_cells, short, spread
 from utils.reporting.page.charts import Chart, Range, curves, scatter, summarise
 from utils.reporting.page.entry import Entry
-from utils.reporting.rows import FINGERPRINTS
 from utils.reporting.table import Row, paired
-from utils.runtime.identity import SEED
+from utils.runtime.identity import FINGERPRINTS, SEED
 from utils.runtime.run_dir import ROLES
 
 COLUMNS = (
